@@ -1,0 +1,42 @@
+export { add, cast, copy, copyInto, elementOf, fill, mul, reshape, sumRows, threads } from "./arithmetic.ts";
+export { autocast, autocastType } from "./autocast.ts";
+export { backward, needsGrad, noGrad, record } from "./autograd.ts";
+export { type Captured, capture } from "./capture.ts";
+export { defaultDevice, Device, DeviceError, type DeviceOptions, type InitOptions, init, memory } from "./device.ts";
+export {
+  calculateGain,
+  constant,
+  type KaimingOptions,
+  kaimingNormal,
+  kaimingUniform,
+  type Nonlinearity,
+  xavierNormal,
+  xavierUniform,
+} from "./init.ts";
+export { grid, type Kernel, kernel, type Launch, variants, type Workgroups } from "./kernel.ts";
+export { clearGrad, isModule, type LoadResult, Module, type StateDict } from "./module.ts";
+export { checkPointwise, type Pointwise } from "./pointwise.ts";
+export { manualSeed, nextStream, normal, pcg4d, philox, rand, randn, type Stream, uniform } from "./random.ts";
+export { workgroupReduce } from "./reduce.ts";
+export { persist, type Scope, scope } from "./scope.ts";
+export {
+  buffer,
+  type DType,
+  empty,
+  emptyLike,
+  type FloatType,
+  type FromOptions,
+  full,
+  isTensor,
+  type NestedArray,
+  ones,
+  parameter,
+  type Shape,
+  sizeOf,
+  type Tensor,
+  type TensorOptions,
+  type TypedArray,
+  tensor,
+  zeros,
+} from "./tensor.ts";
+export type { Bindings, Overrides } from "./wgsl.ts";
