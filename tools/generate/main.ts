@@ -1,0 +1,19 @@
+// node tools/generate/main.ts          writes the generated files
+// node tools/generate/main.ts --check  fails when one of them is out of date
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { packages, root } from "../workspace/packages.ts";
+import { generated } from "./generate.ts";
+
+const check = process.argv.includes("--check");
+for (const [file, text] of generated(packages(), root)) {
+  const path = join(root, file);
+  if (existsSync(path) && readFileSync(path, "utf8") === text) continue;
+  if (check) {
+    console.error(`${file} is out of date: run pnpm generate`);
+    process.exitCode = 1;
+  } else {
+    writeFileSync(path, text);
+    console.log(`wrote ${file}`);
+  }
+}
