@@ -2,23 +2,24 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { defineConfig, type UserConfig } from "tsdown";
-import { minifyWgsl } from "./tools/build/wgsl.ts";
 
 interface Manifest {
   exports: Record<string, { source: string }>;
 }
 
-const { exports } = JSON.parse(readFileSync(join(process.cwd(), "package.json"), "utf8")) as Manifest;
+const cwd = process.cwd();
+const { exports } = JSON.parse(readFileSync(join(cwd, "package.json"), "utf8")) as Manifest;
 
 const config: UserConfig = defineConfig({
+  cwd,
   entry: Object.values(exports).map(({ source }) => source),
   format: "esm",
   target: "es2022",
   platform: "neutral",
-  dts: { oxc: {} },
+  dts: { oxc: {}, sourcemap: true },
+  deps: { neverBundle: [/^node:/] },
   sourcemap: true,
   fixedExtension: false,
-  plugins: [minifyWgsl()],
 });
 
 export default config;

@@ -113,10 +113,11 @@ function form({ folder, path, manifest, layer }: Package): string[] {
   }
   for (const kind of ["dependencies", "devDependencies"] as const) {
     for (const [name, version] of Object.entries(manifest[kind] ?? {})) {
-      const ok = name.startsWith("@kindling/")
-        ? version === "workspace:^"
-        : /^\d/.test(version) || kind === "dependencies";
-      expect(ok, `package.json: ${kind} has ${name} ${version}; workspace:^ for our own, exact versions for tools`);
+      if (name.startsWith("@kindling/")) {
+        expect(version === "workspace:^", `package.json: ${kind} has ${name} ${version}, not workspace:^`);
+      } else if (kind === "devDependencies") {
+        expect(/^\d|^workspace:/.test(version), `package.json: ${name} ${version} is not an exact version`);
+      }
     }
   }
   if (folder !== "core") {
