@@ -8,7 +8,7 @@
 import { type Block, Pool } from "./pool.ts";
 import type { Pipeline } from "./kernel.ts";
 import { state } from "./state.ts";
-import { isTensor, type Tensor } from "./tensor.ts";
+import { isTensor, Tensor } from "./tensor.ts";
 
 /** What `capture` collects while a function runs. */
 export interface Recorder {
@@ -33,6 +33,7 @@ export class DeviceError extends Error {
   override readonly name = "DeviceError";
 }
 
+const MAX_FAULTS = 256;
 const UNIFORM_PAGE = 65536;
 /** Bind groups and parameter slots kept before the caches start anew; shapes that never repeat would fill memory. */
 const MAX_GROUPS = 32768;
@@ -69,6 +70,7 @@ export class Device {
   #staging: GPUBuffer[] = [];
   #checks: Promise<void>[] = [];
   #errors: string[] = [];
+  #faults: { tensor: Tensor; messages: string[] } | null = null;
   #lost: string | null = null;
 
   constructor(gpu: GPUDevice, { maxPending = 256 }: DeviceOptions = {}) {
@@ -176,6 +178,34 @@ export class Device {
     }
   }
 
+  /**
+   * Lets a kernel report bad data that only the GPU sees, such as an id out of range. The kernel binds `faults` as
+   * `array<atomic<u32>>` and stores 1 at `code` and the offending value at `code + 1`; the next read throws `message` with
+   * "%" replaced by the value. One device remembers 256 different messages.
+   */
+  fault(message: string): { faults: Tensor; code: number } {
+    if (!this.#faults) {
+      // A pool of its own: never recycled, not even by a capture, and zero as WebGPU makes new buffers.
+      const storage = { device: this, block: this.pool.fork().take(8 * MAX_FAULTS), refs: 0 };
+      const tensor = new Tensor(this, [2 * MAX_FAULTS], "u32", storage);
+      tensor.persistent = true;
+      this.#faults = { tensor, messages: [] };
+    }
+    const { tensor, messages } = this.#faults;
+    let at = messages.indexOf(message);
+    if (at < 0) at = messages.length < MAX_FAULTS ? messages.push(message) - 1 : MAX_FAULTS - 1;
+    return { faults: tensor, code: 2 * at };
+  }
+
+  /** Turns what kernels reported, in the bytes behind a read, into errors, and clears it. */
+  #collectFaults(words: Int32Array): void {
+    const { tensor, messages } = this.#faults!;
+    const reported = messages.flatMap((message, i) => (words[2 * i] ? [message.replace("%", String(words[2 * i + 1]))] : []));
+    if (reported.length === 0) return;
+    this.#errors.push(...reported);
+    this.gpu.queue.writeBuffer(tensor.storage.block.buffer, 0, new Uint8Array(tensor.bytes));
+  }
+
   /** @internal Throws what the GPU has reported since the last check. */
   async check(): Promise<void> {
     const checks = this.#checks;
@@ -199,19 +229,24 @@ export class Device {
     if (this.recorder) throw new Error("capture: a captured function cannot read values back; return the tensor and read it outside");
     const { bytes } = t;
     const source = t.storage.block.buffer;
-    const staging = this.#takeStaging(bytes);
+    const faults = this.#faults?.tensor;
+    const total = bytes + (faults?.bytes ?? 0);
+    const staging = this.#takeStaging(total);
     this.#pass?.end();
     this.#pass = null;
     this.#encoder ??= this.gpu.createCommandEncoder();
     this.#encoder.copyBufferToBuffer(source, t.offset, staging, 0, bytes);
+    if (faults) this.#encoder.copyBufferToBuffer(faults.storage.block.buffer, 0, staging, bytes, faults.bytes);
     this.flush();
     try {
-      await staging.mapAsync(1, 0, bytes); // GPUMapMode.READ
+      await staging.mapAsync(1, 0, total); // GPUMapMode.READ
     } catch (error) {
       await this.check(); // what went wrong on the GPU says more than the failed map
       throw new DeviceError(`reading ${t}: ${(error as Error).message}`);
     }
-    const copy = staging.getMappedRange(0, bytes).slice(0);
+    const mapped = staging.getMappedRange(0, total);
+    const copy = mapped.slice(0, bytes);
+    if (faults) this.#collectFaults(new Int32Array(mapped.slice(bytes)));
     staging.unmap();
     this.#staging.push(staging);
     await this.check();

@@ -177,6 +177,12 @@ export class Kernel<S extends string = string> {
   #group(device: Device, pipeline: Pipeline, values: Record<string, unknown>, slot: Slot | undefined): GPUBindGroup {
     const { storage, uniform } = this.#interface;
     const tensors = storage.map(({ name }) => values[name] as Tensor);
+    storage.forEach(({ name, write }, i) => {
+      const other = tensors.findIndex((t, j) => j !== i && overlaps(t, tensors[i]!, write && storage[j]!.write));
+      if (write && other >= 0) {
+        throw new Error(`${this.label}: "${storage[other]!.name}" and "${name}" share memory, and the kernel writes "${name}"`);
+      }
+    });
     const shapes = storage.map(({ name }, i) => `${name} [${tensors[i]!.shape}]`).join(", ");
     const label = `${this.label}(${shapes})`;
     const entries = storage.map(({ binding }, i) => {
@@ -190,6 +196,12 @@ export class Kernel<S extends string = string> {
     device.groups++;
     return device.guard(label, ({ gpu }) => gpu.createBindGroup({ label, layout: pipeline.layout, entries }));
   }
+}
+
+/** WebGPU lets two writable bindings share a buffer in disjoint ranges, a readable and a writable one not at all. */
+function overlaps(a: Tensor, b: Tensor, bothWritten: boolean): boolean {
+  if (a.storage.block !== b.storage.block) return false;
+  return !bothWritten || (a.offset < b.offset + b.bytes && b.offset < a.offset + a.bytes);
 }
 
 function same(a: ArrayLike<number>, b: ArrayLike<number>, length: number): boolean {

@@ -86,7 +86,7 @@ function header(config: MatmulConfig, directives = ""): string {
   const outputs = splitK > 1 ? `@group(0) @binding(3) var<storage, read_write> c: ${arrayOf("f32", config.wide ? 4 : 1)};` : outputBindings(config);
   const body = `${directives}
 struct Params {
-  M: u32, N: u32, K: u32, lda: u32, ldb: u32, ldc: u32, strideA: u32, strideB: u32, strideC: u32, batch: u32, chunk: u32
+  M: u32, N: u32, K: u32, lda: u32, ldb: u32, ldc: u32, strideA: u32, strideB: u32, strideC: u32, batch: u32, splits: u32, chunk: u32
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -162,7 +162,7 @@ function locate({ BM, BN, band, batched, splitK }: MatmulConfig): string {
     sliced
       ? `let slice = id / (tilesM * tilesN);
   let tile = id % (tilesM * tilesN);
-  if (slice >= ${splitK > 1 ? `${splitK} * ` : ""}params.batch) { return; }`
+  if (slice >= params.batch * params.splits) { return; }`
       : `let tile = id;
   if (tile >= tilesM * tilesN) { return; }`
   }
@@ -182,6 +182,47 @@ function locate({ BM, BN, band, batched, splitK }: MatmulConfig): string {
   let originC = ${splitK > 1 ? "slice * params.M * params.N" : batched ? "batch * params.strideC" : "0u"};
   let kBegin = ${splitK > 1 ? `${batched ? "slice / params.batch" : "slice"} * params.chunk` : "0u"};
   let kEnd = ${splitK > 1 ? "min(kBegin + params.chunk, params.K)" : "params.K"};`;
+}
+
+/**
+ * The walk along K. While a step is multiplied out of workgroup memory, the next one is on its way into registers. With
+ * two stages it then goes to the other half of the memory, which saves every second barrier.
+ */
+function kLoop(
+  { BK, stages, ragged }: MatmulConfig,
+  load: (k: string) => string,
+  store: (stage: number) => string,
+  multiply: (stage: number) => string,
+): string {
+  // Past the last step the prefetch reads that step once more, so that it stays inside the operand.
+  const next = (k: string): string => (ragged ? `${k} + ${BK}` : `min(${k} + ${BK}, kEnd - ${BK})`);
+  if (stages === 1) {
+    return `${load("kBegin")}
+for (var k = kBegin; k < kEnd; k += ${BK}) {
+${store(0)}
+workgroupBarrier();
+let ahead = ${next("k")};
+${load("ahead")}
+${multiply(0)}
+workgroupBarrier();
+}`;
+  }
+  return `${load("kBegin")}
+${store(0)}
+workgroupBarrier();
+for (var k = kBegin; k < kEnd; k += ${2 * BK}) {
+let ahead = ${next("k")};
+${load("ahead")}
+${multiply(0)}
+${store(1)}
+workgroupBarrier();
+if (k + ${BK} >= kEnd) { break; }
+let ahead2 = ${next("ahead")};
+${load("ahead2")}
+${multiply(1)}
+${store(0)}
+workgroupBarrier();
+}`;
 }
 
 const MAIN = "@builtin(local_invocation_index) li: u32, @builtin(workgroup_id) wg: vec3u, @builtin(num_workgroups) groups: vec3u";
@@ -303,34 +344,6 @@ ${lines(PM, (i) => range(PN / 4, (j) => `c${i}_${j} = fma(vec4f(a${i >> 2}.${"xy
 
   const loadAll = (k: string): string => copies.map((copy) => load(copy, k)).join("\n");
   const storeAll = (stage: number): string => copies.map((copy) => store(copy, stage)).join("\n");
-  // Past the last step the prefetch reads that step once more, so that it stays inside the operand.
-  const next = (k: string): string => (config.ragged ? `${k} + ${BK}` : `min(${k} + ${BK}, kEnd - ${BK})`);
-  const loop =
-    stages === 1
-      ? `for (var k = kBegin; k < kEnd; k += ${BK}) {
-${storeAll(0)}
-workgroupBarrier();
-let ahead = ${next("k")};
-${loadAll("ahead")}
-${multiply(0)}
-workgroupBarrier();
-}`
-      : `${storeAll(0)}
-workgroupBarrier();
-for (var k = kBegin; k < kEnd; k += ${2 * BK}) {
-let ahead = ${next("k")};
-${loadAll("ahead")}
-${multiply(0)}
-${storeAll(1)}
-workgroupBarrier();
-if (k + ${BK} >= kEnd) { break; }
-let ahead2 = ${next("ahead")};
-${loadAll("ahead2")}
-${multiply(1)}
-${storeAll(0)}
-workgroupBarrier();
-}`;
-
   return `${header(config)}
 var<workgroup> tileA: array<vec4f, ${(stages * BM * BK) / 4}>;
 var<workgroup> tileB: array<vec4f, ${(stages * BN * BK) / 4}>;
@@ -343,8 +356,7 @@ let ty = li / ${32 * (TX / LX)} * ${LY} + li % 32 / ${LX};
 ${copies.map(place).join("\n")}
 ${lines(PM, (i) => range(PN / 4, (j) => `var c${i}_${j}: vec4f;`).join(" "))}
 ${names.map((r) => range(4, (j) => `var ${r}${j}: vec4f;`).join(" ")).join("\n")}
-${loadAll("kBegin")}
-${loop}
+${kLoop(config, loadAll, storeAll, multiply)}
 ${lines(PM, (i) => range(PN / 4, (j) => `write(originC, m0 + ${(i >> 2) * TY * 4 + (i & 3)} + ty * 4, n0 + (tx + ${j * TX}) * 4, c${i}_${j});`).join(" "))}
 }
 `;
@@ -358,7 +370,7 @@ ${lines(PM, (i) => range(PN / 4, (j) => `write(originC, m0 + ${(i >> 2) * TY * 4
  * the way. The elements of a subgroup matrix cannot be touched, so the epilogue passes through workgroup memory too.
  */
 function matrixSource(config: MatmulConfig): string {
-  const { BM, BN, BK, PM, PN, a, b } = config;
+  const { BM, BN, BK, PM, PN, stages, a, b } = config;
   const subgroups = PM * PN;
   const threads = subgroups * 32;
   const TM = BM / PM / 16;
@@ -370,7 +382,7 @@ function matrixSource(config: MatmulConfig): string {
   const sizeB = pitchB * (b.kMajor ? BN : BK);
   const share = epilogueShare(config);
   const sharePitch = 4 * share + 1;
-  const copy = (name: "a" | "b"): { place: string; declare: string; load: (k: string) => string; store: string } => {
+  const copy = (name: "a" | "b"): { place: string; declare: string; load: (k: string) => string; store: (stage: number) => string } => {
     const { type, kMajor, width } = name === "a" ? a : b;
     const extent = name === "a" ? BM : BN;
     const units = (extent * BK) / 8;
@@ -417,34 +429,34 @@ function matrixSource(config: MatmulConfig): string {
         };
         return guard(s, lines(parts, (h) => `${v}r${h} = ${part(h)};`));
       });
-    const store = lines(count, (s) => {
+    const store = (stage: number): string => lines(count, (s) => {
       const v = v_(name, s);
       const half = (h: number): string => `bitcast<vec2u>(${type === "f16" ? "" : "vec4<f16>"}(${v}r${h}))`;
       const value = width === 8 ? `${v}r0` : `vec4u(${half(0)}, ${half(1)})`;
-      return guard(s, `memory[${name === "a" ? 0 : sizeA} + ${row(s)} * ${pitch} + ${index(s)} % ${perRow}] = ${value};`);
+      return guard(s, `memory[${stage * (sizeA + sizeB) + (name === "a" ? 0 : sizeA)} + ${row(s)} * ${pitch} + ${index(s)} % ${perRow}] = ${value};`);
     });
     return { place, declare, load, store };
   };
   const copyA = copy("a");
   const copyB = copy("b");
-  const next = config.ragged ? `k + ${BK}` : `min(k + ${BK}, kEnd - ${BK})`;
-  const left = (i: number, kk: number): string =>
+  const left = (i: number, kk: number, base: number): string =>
     a.kMajor
-      ? `subgroupMatrixLoad<subgroup_matrix_left<f16, 16, 16>, row_major>(&memory, (sm * ${TM * 16} + ${i * 16}) * ${pitchA} + ${kk * 2}, ${pitchA})`
-      : `subgroupMatrixLoad<subgroup_matrix_left<f16, 16, 16>, col_major>(&memory, ${kk * 16 * pitchA} + sm * ${TM * 2} + ${i * 2}, ${pitchA})`;
-  const right = (j: number, kk: number): string =>
+      ? `subgroupMatrixLoad<subgroup_matrix_left<f16, 16, 16>, row_major>(&memory, ${base} + (sm * ${TM * 16} + ${i * 16}) * ${pitchA} + ${kk * 2}, ${pitchA})`
+      : `subgroupMatrixLoad<subgroup_matrix_left<f16, 16, 16>, col_major>(&memory, ${base + kk * 16 * pitchA} + sm * ${TM * 2} + ${i * 2}, ${pitchA})`;
+  const right = (j: number, kk: number, base: number): string =>
     b.kMajor
-      ? `subgroupMatrixLoad<subgroup_matrix_right<f16, 16, 16>, col_major>(&memory, ${sizeA} + (sn * ${TN * 16} + ${j * 16}) * ${pitchB} + ${kk * 2}, ${pitchB})`
-      : `subgroupMatrixLoad<subgroup_matrix_right<f16, 16, 16>, row_major>(&memory, ${sizeA + kk * 16 * pitchB} + sn * ${TN * 2} + ${j * 2}, ${pitchB})`;
-  const multiply = lines(
-    BK / 16,
-    (kk) => `{
-${lines(TM, (i) => `let a${i} = ${left(i, kk)};`)}
-${lines(TN, (j) => `{ let right = ${right(j, kk)}; ${range(TM, (i) => `c${i}_${j} = subgroupMatrixMultiplyAccumulate(a${i}, right, c${i}_${j});`).join(" ")} }`)}
+      ? `subgroupMatrixLoad<subgroup_matrix_right<f16, 16, 16>, col_major>(&memory, ${base + sizeA} + (sn * ${TN * 16} + ${j * 16}) * ${pitchB} + ${kk * 2}, ${pitchB})`
+      : `subgroupMatrixLoad<subgroup_matrix_right<f16, 16, 16>, row_major>(&memory, ${base + sizeA + kk * 16 * pitchB} + sn * ${TN * 2} + ${j * 2}, ${pitchB})`;
+  const multiply = (stage: number): string =>
+    lines(
+      BK / 16,
+      (kk) => `{
+${lines(TM, (i) => `let a${i} = ${left(i, kk, stage * (sizeA + sizeB))};`)}
+${lines(TN, (j) => `{ let right = ${right(j, kk, stage * (sizeA + sizeB))}; ${range(TM, (i) => `c${i}_${j} = subgroupMatrixMultiplyAccumulate(a${i}, right, c${i}_${j});`).join(" ")} }`)}
 }`,
-  );
+    );
   // Each subgroup puts down `share` matrices side by side; then every 32 threads write out 16 rows of one such group.
-  const memory = Math.max(sizeA + sizeB, subgroups * 16 * sharePitch);
+  const memory = Math.max(stages * (sizeA + sizeB), subgroups * 16 * sharePitch);
   const writeOut = lines(
     TM,
     (i) => lines(
@@ -480,18 +492,7 @@ ${copyB.place}
 ${lines(TM, (i) => range(TN, (j) => `var c${i}_${j}: subgroup_matrix_result<f32, 16, 16>;`).join(" "))}
 ${copyA.declare}
 ${copyB.declare}
-${copyA.load("kBegin")}
-${copyB.load("kBegin")}
-for (var k = kBegin; k < kEnd; k += ${BK}) {
-${copyA.store}
-${copyB.store}
-workgroupBarrier();
-let ahead = ${next};
-${copyA.load("ahead")}
-${copyB.load("ahead")}
-${multiply}
-workgroupBarrier();
-}
+${kLoop(config, (k) => `${copyA.load(k)}\n${copyB.load(k)}`, (stage) => `${copyA.store(stage)}\n${copyB.store(stage)}`, multiply)}
 ${writeOut}
 }
 `;
@@ -626,11 +627,11 @@ workgroupBarrier();`,
 
 /** Adds the partial sums in order and applies the epilogue. Bindings: params 0, partial 1, c 3, bias 4, z 5. */
 export function splitKReduceSource(config: MatmulConfig): string {
-  const { splitK, wide } = config;
+  const { wide } = config;
   const final: MatmulConfig = { ...config, splitK: 1, kind: "tile" };
   const width = wide ? 4 : 1;
   const body = `
-struct Params { M: u32, N: u32, ldc: u32, strideC: u32, batch: u32 }
+struct Params { M: u32, N: u32, ldc: u32, strideC: u32, batch: u32, splits: u32 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> partial: ${arrayOf("f32", width)};
@@ -643,7 +644,7 @@ fn main(@builtin(local_invocation_index) li: u32, @builtin(workgroup_id) wg: vec
   let plane = params.M * columns * params.batch;
   if (i >= plane) { return; }
   var sum = partial[i];
-  for (var s = 1u; s < ${splitK}; s++) { sum += partial[s * plane + i]; }
+  for (var s = 1u; s < params.splits; s++) { sum += partial[s * plane + i]; }
   let row = i / columns;
   ${wide ? "write" : "writeOne"}(row / params.M * params.strideC, row % params.M, i % columns * ${width}, sum);
 }
@@ -772,7 +773,11 @@ function matrixStorage(t: Tile, a: MatmulOperand, b: MatmulOperand): number {
 export function matmulParams(config: MatmulConfig, shape: MatmulShape): MatmulParams {
   const { M, N, K, batch } = shape;
   return {
-    M, N, K, batch,
+    M,
+    N,
+    K,
+    batch,
+    splits: config.splitK,
     lda: config.a.kMajor ? K : M,
     ldb: config.b.kMajor ? K : N,
     ldc: N,

@@ -1,0 +1,121 @@
+import { autocast, matmul, type Shape, tensor } from "@kindling/core";
+import { layerErrors, randomValues, testDevice } from "@kindling/core/testing";
+import { beforeAll, describe, expect, it } from "vitest";
+
+beforeAll(testDevice);
+
+/** Plain loops in float64. One matrix serves all batches where an operand has no batch axis. */
+function reference(dims: { B: number; M: number; N: number; K: number; tA: boolean; tB: boolean; oneA: boolean; oneB: boolean }) {
+  const { B, M, N, K, tA, tB, oneA, oneB } = dims;
+  return ([a, b, bias]: ArrayLike<number>[], dy: ArrayLike<number>) => {
+    const y = new Float64Array(B * M * N);
+    const grads = [new Float64Array(a!.length), new Float64Array(b!.length), ...(bias ? [new Float64Array(N)] : [])];
+    for (let t = 0; t < B; t++) {
+      for (let i = 0; i < M; i++) {
+        for (let j = 0; j < N; j++) {
+          const c = (t * M + i) * N + j;
+          let sum = bias?.[j] ?? 0;
+          for (let k = 0; k < K; k++) {
+            const at = (oneA ? 0 : t * M * K) + (tA ? k * M + i : i * K + k);
+            const bt = (oneB ? 0 : t * K * N) + (tB ? j * K + k : k * N + j);
+            sum += a![at]! * b![bt]!;
+            grads[0]![at]! += dy[c]! * b![bt]!;
+            grads[1]![bt]! += dy[c]! * a![at]!;
+          }
+          y[c] = sum;
+          if (bias) grads[2]![j]! += dy[c]!;
+        }
+      }
+    }
+    return { y, grads };
+  };
+}
+
+const cases = [
+  { B: 1, M: 1, N: 1, K: 1 },
+  { B: 1, M: 3, N: 67, K: 5 },
+  { B: 1, M: 67, N: 1, K: 257 },
+  { B: 1, M: 1, N: 257, K: 67 },
+  { B: 1, M: 129, N: 130, K: 33 },
+  { B: 1, M: 64, N: 64, K: 64 },
+  { B: 1, M: 12, N: 16, K: 4097 },
+  { B: 3, M: 5, N: 7, K: 9 },
+];
+const layouts = [
+  { tA: false, tB: false },
+  { tA: false, tB: true },
+  { tA: true, tB: false },
+  { tA: true, tB: true },
+];
+
+describe("matmul", () => {
+  it.each(cases.flatMap((dims) => layouts.map((layout) => ({ ...dims, ...layout }))))("$B × [$M,$K]·[$K,$N] tA=$tA tB=$tB", async (c) => {
+    const lead: Shape = c.B > 1 ? [c.B] : [];
+    const errors = await layerErrors({
+      inputs: [[...lead, ...(c.tA ? [c.K, c.M] : [c.M, c.K])], [...lead, ...(c.tB ? [c.N, c.K] : [c.K, c.N])], [c.N]],
+      run: (a, b, bias) => matmul(a!, b!, { transposeA: c.tA, transposeB: c.tB, bias }),
+      reference: reference({ ...c, oneA: false, oneB: false }),
+    });
+    expect(Math.max(...errors)).toBeLessThan(5e-6 * Math.sqrt(c.K + c.M + c.N));
+  });
+
+  it.each([
+    { oneA: false, oneB: true, tA: false, tB: true },
+    { oneA: false, oneB: true, tA: true, tB: false },
+    { oneA: true, oneB: false, tA: false, tB: false },
+    { oneA: true, oneB: false, tA: true, tB: true },
+  ])("serves all batches with one matrix: $oneA $oneB", async ({ oneA, oneB, tA, tB }) => {
+    const [B, M, N, K] = [3, 9, 10, 11];
+    const a = tA ? [K, M] : [M, K];
+    const b = tB ? [N, K] : [K, N];
+    const errors = await layerErrors({
+      inputs: [oneA ? a : [B, ...a], oneB ? b : [B, ...b]],
+      run: (x, w) => matmul(x!, w!, { transposeA: tA, transposeB: tB }),
+      reference: reference({ B, M, N, K, tA, tB, oneA, oneB }),
+    });
+    expect(Math.max(...errors)).toBeLessThan(1e-5);
+  });
+
+  it.each(layouts)("rounds f16 once: tA=$tA tB=$tB", async ({ tA, tB }) => {
+    const [M, N, K] = [65, 36, 131];
+    const errors = await layerErrors({
+      inputs: [tA ? [K, M] : [M, K], tB ? [N, K] : [K, N]],
+      dtype: "f16",
+      run: (a, b) => matmul(a!, b!, { transposeA: tA, transposeB: tB }),
+      reference: reference({ B: 1, M, N, K, tA, tB, oneA: false, oneB: false }),
+    });
+    expect(Math.max(...errors)).toBeLessThan(1e-3); // half a unit in the last of 11 bits
+  });
+
+  it("computes in f16 under autocast and gives f32 gradients to f32 operands", async () => {
+    const a = tensor(randomValues(6 * 20), { shape: [6, 20], requiresGrad: true });
+    const b = tensor(randomValues(20 * 10, 2), { shape: [20, 10], requiresGrad: true });
+    const y = autocast("f16", () => matmul(a, b));
+    expect(y.dtype).toBe("f16");
+    y.backward(tensor(randomValues(60, 3), { shape: [6, 10], dtype: "f16" }));
+    expect([a.grad!.dtype, b.grad!.dtype]).toEqual(["f32", "f32"]);
+    const exact = reference({ B: 1, M: 6, N: 10, K: 20, tA: false, tB: false, oneA: true, oneB: true })(
+      [randomValues(120), randomValues(200, 2)],
+      randomValues(60, 3),
+    );
+    const [dy, da] = [await y.data(), await a.grad!.data()];
+    expect(Math.max(...exact.y.map((v, i) => Math.abs(v - dy[i]!)))).toBeLessThan(1e-2);
+    expect(Math.max(...exact.grads[0]!.map((v, i) => Math.abs(v - da[i]!)))).toBeLessThan(1e-2);
+  });
+
+  it("treats vectors as torch.matmul does", async () => {
+    const m = tensor([[1, 2, 3], [4, 5, 6]]);
+    expect(await matmul(m, tensor([1, 1, 1])).array()).toEqual([6, 15]);
+    expect(await matmul(tensor([1, 1]), m).array()).toEqual([5, 7, 9]);
+    expect(await matmul(tensor([1, 2]), tensor([3, 4])).array()).toBe(11);
+  });
+
+  it("names what is wrong with its operands", () => {
+    const x = (shape: Shape) => tensor(new Float32Array(shape.reduce((n, d) => n * d, 1)), { shape });
+    expect(() => matmul(x([2, 3]), x([4, 5]))).toThrow("matmul: a [2,3] and b [4,5] share no inner dimension: 3 and 4");
+    expect(() => matmul(x([2, 2, 3]), x([3, 3, 5]))).toThrow("different leading axes");
+    expect(() => matmul(x([2, 3]), x([3, 5]), { bias: x([4]) })).toThrow("matmul: bias has shape [4], expected [5]");
+    expect(() => matmul(tensor([[1]], { dtype: "i32" }), x([1, 1]))).toThrow("matmul: a is i32, expected f32 or f16");
+    expect(() => matmul(tensor([[1]], { dtype: "f16" }), x([1, 1]))).toThrow("matmul: a is f16 and b is f32");
+  });
+});

@@ -1,0 +1,108 @@
+import { autocast, type Pointwise, type Shape, tensor } from "@kindling/core";
+import { finiteDifferences, layerErrors, mixedError, randomValues, testDevice } from "@kindling/core/testing";
+import { beforeAll, describe, expect, it } from "vitest";
+import { Linear, linear } from "../src/linear.ts";
+import { type Activation, linearReference } from "../src/linear.reference.ts";
+
+beforeAll(testDevice);
+
+/** x², an activation that no package knows: what a user would write. */
+const square: Pointwise = {
+  name: "square",
+  forward: "fn square(x: f32) -> f32 { return x * x; }",
+  backward: "fn squareGrad(x: f32, dy: f32) -> f32 { return 2.0 * x * dy; }",
+};
+const squareReference: Activation = { f: (z) => z * z, derivative: (z) => 2 * z };
+
+const shapes: { x: Shape; out: number }[] = [
+  { x: [1], out: 1 },
+  { x: [3, 5], out: 7 },
+  { x: [2, 3, 67], out: 36 },
+  { x: [64, 64], out: 64 },
+  { x: [257, 12], out: 3 },
+  { x: [2, 4097], out: 3 },
+];
+
+describe("linear", () => {
+  it.each(shapes)("matches the reference on $x → $out", async ({ x, out }) => {
+    const inputs = x.at(-1)!;
+    const errors = await layerErrors({
+      inputs: [x, [out, inputs], [out]],
+      run: (x, w, b) => linear(x!, w!, b),
+      reference: ([x, w, b], dy) => {
+        const { y, dx, dw, db } = linearReference(x!, w!, b!, dy, { inputs });
+        return { y, grads: [dx, dw, db] };
+      },
+    });
+    expect(Math.max(...errors)).toBeLessThan(2e-5);
+  });
+
+  it.each([{ x: [3, 5], out: 7 }, { x: [300, 64], out: 64 }])("fuses any activation on $x → $out", async ({ x, out }) => {
+    const inputs = x.at(-1)!;
+    const errors = await layerErrors({
+      inputs: [x, [out, inputs], [out]],
+      run: (x, w, b) => linear(x!, w!, b, { activation: square }),
+      reference: ([x, w, b], dy) => {
+        const { y, dx, dw, db } = linearReference(x!, w!, b!, dy, { inputs, activation: squareReference });
+        return { y, grads: [dx, dw, db] };
+      },
+    });
+    expect(Math.max(...errors)).toBeLessThan(5e-5);
+  });
+
+  it("rounds f16 results once", async () => {
+    const errors = await layerErrors({
+      inputs: [[33, 20], [12, 20], [12]],
+      dtype: "f16",
+      run: (x, w, b) => linear(x!, w!, b),
+      reference: ([x, w, b], dy) => {
+        const { y, dx, dw, db } = linearReference(x!, w!, b!, dy, { inputs: 20 });
+        return { y, grads: [dx, dw, db] };
+      },
+    });
+    expect(Math.max(...errors)).toBeLessThan(1e-3);
+  });
+
+  it("computes in f16 under autocast, with f32 gradients for its f32 parameters", async () => {
+    const layer = new Linear(20, 12, { activation: square });
+    const x = tensor(randomValues(100), { shape: [5, 20], requiresGrad: true });
+    const exact = layer.forward(x);
+    const y = autocast("f16", () => layer.forward(x));
+    expect(y.dtype).toBe("f16");
+    expect(mixedError(await y.data(), await exact.data())).toBeLessThan(5e-3);
+    y.backward(tensor(randomValues(60), { shape: [5, 12], dtype: "f16" }));
+    expect([x, layer.weight, layer.bias!].map((t) => t.grad!.dtype)).toEqual(["f32", "f32", "f32"]);
+  });
+
+  it("has a reference whose gradient is right", () => {
+    const [x, w, b, dy] = [randomValues(10, 1), randomValues(15, 2), randomValues(3, 3), randomValues(6, 4)];
+    const at = { inputs: 5, activation: squareReference };
+    const { dx, dw, db } = linearReference(x, w, b, dy, at);
+    const loss = (y: Float64Array): number => y.reduce((sum, v, i) => sum + v * dy[i]!, 0);
+    expect(mixedError(finiteDifferences((v) => loss(linearReference(v, w, b, dy, at).y), x), dx)).toBeLessThan(1e-7);
+    expect(mixedError(finiteDifferences((v) => loss(linearReference(x, v, b, dy, at).y), w), dw)).toBeLessThan(1e-7);
+    expect(mixedError(finiteDifferences((v) => loss(linearReference(x, w, v, dy, at).y), b), db)).toBeLessThan(1e-7);
+  });
+
+  it("names what is wrong with its input", () => {
+    const x = tensor(randomValues(12), { shape: [3, 4] });
+    const w = tensor(randomValues(20), { shape: [5, 4] });
+    expect(() => linear(x, tensor([1, 2, 3, 4]))).toThrow("linear: weight has shape [4], expected [out, in]");
+    expect(() => linear(tensor([1, 2]), w)).toThrow("linear: x has shape [2], expected [..., 4] for weight [5,4]");
+    expect(() => linear(x, w, tensor([1]))).toThrow("linear: bias has shape [1], expected [5]");
+    expect(() => linear(x, w, null, { activation: "gelu" as never })).toThrow("linear: activation: expected { name, forward, backward }");
+  });
+});
+
+describe("Linear", () => {
+  it("starts within PyTorch's bounds and prints like it", async () => {
+    const layer = new Linear(100, 50);
+    for (const p of layer.parameters()) {
+      const values = Array.from(await p.data());
+      expect(Math.max(...values.map(Math.abs))).toBeLessThanOrEqual(0.1);
+      expect(Math.max(...values)).toBeGreaterThan(0.08);
+    }
+    expect(layer.toString()).toBe("Linear(inFeatures=100, outFeatures=50, bias=true)");
+    expect([...layer.namedParameters()].map(([name, p]) => `${name} [${p.shape}]`)).toEqual(["weight [50,100]", "bias [50]"]);
+  });
+});
