@@ -141,6 +141,8 @@ function fetchLavapipe(folder) {
       "Debug::NoLocking": "1",
       "APT::Sandbox::User": "root", // no change of user: an ordinary user cannot, and root need not
       "Acquire::Languages": "none",
+      "Acquire::http::Timeout": "20",
+      "APT::Update::Error-Mode": "any", // else a missing network is only a warning
     };
     if (backports) {
       const keyring = "/usr/share/keyrings/debian-archive-keyring.gpg";
@@ -220,7 +222,9 @@ function fetchSwiftshader(folder) {
   const unpacked = join(work, "root");
   mkdirSync(unpacked, { recursive: true });
   try {
-    capture("npm", ["pack", chromium, "--pack-destination", work], work);
+    // Without a network npm would try for minutes.
+    const patience = ["--prefer-offline", "--fetch-retries=1", "--fetch-retry-mintimeout=1000"];
+    capture("npm", ["pack", chromium, "--pack-destination", work, ...patience], work);
     const archive = readdirSync(work).find((name) => name.endsWith(".tgz"));
     capture("tar", ["-xzf", archive, "package/bin/swiftshader.tar.br"], work);
     const packed = readFileSync(join(work, "package/bin/swiftshader.tar.br"));
@@ -249,7 +253,12 @@ function capture(command, args, cwd) {
   const child = spawnSync(command, args, { cwd, encoding: "utf8", maxBuffer: 1 << 26 });
   if (child.error) throw new Error(`${command}: ${child.error.message}`);
   if (child.status !== 0) {
-    const reason = child.stderr.trim().split("\n").slice(-3).join(" ");
+    const lines = child.stderr.trim().split("\n");
+    const reason = (
+      lines.find((line) => /^(E:|npm error (?!code|errno|syscall|A complete))/.test(line)) ??
+      lines.at(-1) ??
+      ""
+    ).trim();
     throw new Error(`${command} ended with code ${child.status}: ${reason}`);
   }
   return child.stdout;
