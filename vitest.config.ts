@@ -9,8 +9,9 @@ const config: ViteUserConfig = {
   resolve: { conditions },
   ssr: { resolve: { conditions } },
   test: {
-    include: ["packages/*/test/**/*.test.ts", "tools/**/test/**/*.test.ts", "examples/**/test/**/*.test.ts"],
-    exclude: ["**/node_modules/**", "**/.cache/**"],
+    // Relative to --dir, so that a package can run its own.
+    include: ["**/test/**/*.test.ts"],
+    exclude: ["**/node_modules/**", "**/dist/**", ".cache/**", ".gpu/**"],
     pool: "forks",
     maxWorkers: 1,
     isolate: false,
