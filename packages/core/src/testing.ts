@@ -5,11 +5,12 @@
  * write beyond the end fails even where the GPU's own bounds checks would hide it.
  */
 import { readFile } from "node:fs/promises";
+import { cast } from "./arithmetic.ts";
 import { type Device, init } from "./device.ts";
 import type { Block } from "./pool.ts";
 import { parseSafetensors, valuesOf } from "./safetensors.ts";
 import { state } from "./state.ts";
-import { type FloatType, type Shape, sizeOf, type Tensor, tensor } from "./tensor.ts";
+import { type DType, type FloatType, type Shape, sizeOf, type Tensor, tensor } from "./tensor.ts";
 
 /** The device that all tests of a process share. */
 export async function testDevice(): Promise<Device> {
@@ -134,6 +135,7 @@ export function poison(device: Device): { check(): Promise<void>; restore(): voi
 export interface Fixture {
   readonly shape: readonly number[];
   readonly values: ArrayLike<number>;
+  readonly dtype: DType;
 }
 
 /** PyTorch's results, written by tools/golden: `case/name` → values, grouped by case. */
@@ -144,9 +146,52 @@ export async function fixtures(url: URL): Promise<Map<string, Record<string, Fix
     const at = path.lastIndexOf("/");
     const group = path.slice(0, at);
     if (!cases.has(group)) cases.set(group, {});
-    cases.get(group)![path.slice(at + 1)] = { shape: host.shape, values: valuesOf(host) };
+    const dtype = ({ F64: "f32", F32: "f32", F16: "f16", I32: "i32", BOOL: "bool" } as const)[host.dtype];
+    if (!dtype) throw new Error(`${url}: ${path} is ${host.dtype}; fixtures hold F64, F32, F16, I32 and BOOL`);
+    cases.get(group)![path.slice(at + 1)] = { shape: host.shape, values: valuesOf(host), dtype };
   }
   return cases;
+}
+
+/** The options in a case's name: `linear x=[5,17] activation="gelu"` → { activation: "gelu" }. */
+export function optionsOf(name: string, tensors: Record<string, unknown>): Record<string, unknown> {
+  const pairs = name.split(" ").slice(1).map((pair) => [pair.slice(0, pair.indexOf("=")), pair.slice(pair.indexOf("=") + 1)] as const);
+  return Object.fromEntries(pairs.filter(([key]) => !(key in tensors)).map(([key, json]) => [key, JSON.parse(json)]));
+}
+
+export type FixtureRun = (inputs: Record<string, Tensor>, options: Record<string, never>) => Tensor;
+
+/**
+ * Runs every case of a file whose function is a key of `runs`, and compares output and gradients with PyTorch's. Returns
+ * the largest mixed error of each case, f16 and f32 apart.
+ */
+export async function fixtureErrors(url: URL, runs: Record<string, FixtureRun>): Promise<{ f32: Map<string, number>; f16: Map<string, number> }> {
+  const device = await testDevice();
+  const errors = { f32: new Map<string, number>(), f16: new Map<string, number>() };
+  for (const [name, { y, dy, ...tensors }] of await fixtures(url)) {
+    const run = runs[name.split(" ")[0]!];
+    if (!run || !y) continue;
+    const upload = ({ shape, values, dtype }: Fixture): Tensor => tensor(Float32Array.from(values), { shape, dtype, device });
+    const inputs: Record<string, Tensor> = {};
+    for (const [key, fixture] of Object.entries(tensors)) {
+      if (key.startsWith("d") && key.slice(1) in tensors) continue;
+      inputs[key] = upload(fixture);
+      inputs[key].requiresGrad = `d${key}` in tensors;
+    }
+    const options = optionsOf(name, tensors) as Record<string, never>;
+    const out = run(inputs, options);
+    if (out.shape.join() !== y.shape.join()) throw new Error(`${name}: y has shape [${out.shape}], PyTorch's [${y.shape}]`);
+    let worst = mixedError(await out.data(), y.values);
+    if (dy && out.requiresGrad) {
+      out.backward(cast(upload(dy), out.dtype));
+      for (const [key, x] of Object.entries(inputs)) {
+        if (x.requiresGrad) worst = Math.max(worst, mixedError(x.grad ? await x.grad.data() : [], tensors[`d${key}`]!.values));
+      }
+    }
+    const half = Object.values(inputs).some((x) => x.dtype === "f16");
+    (half ? errors.f16 : errors.f32).set(name, worst);
+  }
+  return errors;
 }
 
 /** Central differences of `loss` with respect to `x`: what shows that a reference's own gradient is right. */

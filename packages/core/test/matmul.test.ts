@@ -1,5 +1,5 @@
 import { autocast, matmul, type Shape, tensor } from "@kindling/core";
-import { layerErrors, randomValues, testDevice } from "@kindling/core/testing";
+import { fixtureErrors, layerErrors, randomValues, testDevice } from "@kindling/core/testing";
 import { beforeAll, describe, expect, it } from "vitest";
 
 beforeAll(testDevice);
@@ -101,6 +101,15 @@ describe("matmul", () => {
     const [dy, da] = [await y.data(), await a.grad!.data()];
     expect(Math.max(...exact.y.map((v, i) => Math.abs(v - dy[i]!)))).toBeLessThan(1e-2);
     expect(Math.max(...exact.grads[0]!.map((v, i) => Math.abs(v - da[i]!)))).toBeLessThan(1e-2);
+  });
+
+  it("matches PyTorch on every fixture", async () => {
+    const { f32, f16 } = await fixtureErrors(new URL("./core.safetensors", import.meta.url), {
+      matmul: ({ a, b, bias }, options) => matmul(a!, b!, { ...options, bias }),
+    });
+    expect(f32.size).toBeGreaterThan(10);
+    for (const [name, error] of f32) expect(error, name).toBeLessThan(1e-5);
+    for (const [name, error] of f16) expect(error, name).toBeLessThan(1e-3);
   });
 
   it("treats vectors as torch.matmul does", async () => {

@@ -1,5 +1,6 @@
+import { gelu, geluTanh, relu } from "@kindling/activations";
 import { autocast, type Pointwise, type Shape, tensor } from "@kindling/core";
-import { finiteDifferences, layerErrors, mixedError, randomValues, testDevice } from "@kindling/core/testing";
+import { finiteDifferences, fixtureErrors, layerErrors, mixedError, randomValues, testDevice } from "@kindling/core/testing";
 import { beforeAll, describe, expect, it } from "vitest";
 import { Linear, linear } from "../src/linear.ts";
 import { type Activation, linearReference } from "../src/linear.reference.ts";
@@ -13,6 +14,8 @@ const square: Pointwise = {
   backward: "fn squareGrad(x: f32, dy: f32) -> f32 { return 2.0 * x * dy; }",
 };
 const squareReference: Activation = { f: (z) => z * z, derivative: (z) => 2 * z };
+
+const torch: Record<string, Pointwise> = { relu, gelu, geluTanh };
 
 const shapes: { x: Shape; out: number }[] = [
   { x: [1], out: 1 },
@@ -72,6 +75,15 @@ describe("linear", () => {
     expect(mixedError(await y.data(), await exact.data())).toBeLessThan(5e-3);
     y.backward(tensor(randomValues(60), { shape: [5, 12], dtype: "f16" }));
     expect([x, layer.weight, layer.bias!].map((t) => t.grad!.dtype)).toEqual(["f32", "f32", "f32"]);
+  });
+
+  it("matches PyTorch on every fixture", async () => {
+    const { f32, f16 } = await fixtureErrors(new URL("./linear.safetensors", import.meta.url), {
+      linear: ({ x, weight, bias }, { activation }) => linear(x!, weight!, bias, { activation: activation ? torch[activation]! : null }),
+    });
+    expect(f32.size).toBeGreaterThan(10);
+    for (const [name, error] of f32) expect(error, name).toBeLessThan(1e-5);
+    for (const [name, error] of f16) expect(error, name).toBeLessThan(2e-3);
   });
 
   it("has a reference whose gradient is right", () => {
