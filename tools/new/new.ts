@@ -41,7 +41,6 @@ export function createLayer(template: string, target: string, names: Names): str
 
 function rename(text: string, { folder, module, fn }: Names): string {
   return text
-    .replaceAll("tools/template", `packages/${folder}`)
     .replaceAll("@kindling/scale", `@kindling/${folder}`)
     .replace(/\bscale(?=(\.reference|\.test)?(\.d)?\.(ts|js)\b)/g, folder)
     .replaceAll("Scale", module)
