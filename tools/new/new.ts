@@ -25,8 +25,11 @@ export function namesOf(folder: string, module: string = pascal(folder)): Names 
 
 const pascal = (folder: string): string => folder.replace(/(^|-)(.)/g, (_, __, letter: string) => letter.toUpperCase());
 
-/** Copies the template to `target` with its names replaced; returns the files, relative to `target`. */
-export function createLayer(template: string, target: string, names: Names): string[] {
+/**
+ * Copies the template to `target` with its names replaced and with the version that all packages have; returns the files,
+ * relative to `target`.
+ */
+export function createLayer(template: string, target: string, names: Names, version: string): string[] {
   if (existsSync(target)) throw new Error(`new: ${target} exists already`);
   const files = globSync("**/*", { cwd: template, exclude: ["node_modules", "dist"] }).filter((file) =>
     statSync(join(template, file)).isFile(),
@@ -34,7 +37,8 @@ export function createLayer(template: string, target: string, names: Names): str
   return files.sort().map((file) => {
     const to = rename(file, names);
     mkdirSync(dirname(join(target, to)), { recursive: true });
-    writeFileSync(join(target, to), rename(readFileSync(join(template, file), "utf8"), names));
+    const text = rename(readFileSync(join(template, file), "utf8"), names);
+    writeFileSync(join(target, to), text.replace('"version": "0.0.0"', `"version": "${version}"`));
     return to;
   });
 }

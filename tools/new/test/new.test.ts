@@ -32,9 +32,10 @@ describe("namesOf", () => {
 describe("createLayer", () => {
   const folder = "my-norm";
   const target = join(workspace, "packages", folder);
+  const core = readPackage(join(root, "packages/core"), "core");
 
   it("makes a package with every name replaced, which keeps the rules and typechecks", () => {
-    const files = createLayer(join(root, "tools/template"), target, namesOf(folder, "MYNorm"));
+    const files = createLayer(join(root, "tools/template"), target, namesOf(folder, "MYNorm"), core.manifest.version);
     expect(files).toEqual([
       "README.md",
       "package.json",
@@ -48,7 +49,6 @@ describe("createLayer", () => {
     expect(texts[3]).toContain("export class MYNorm extends Module");
     expect(texts[3]).toContain("export function myNorm(x: Tensor, weight: Tensor): Tensor");
     expect(texts[4]).toContain('import { MYNorm, myNorm } from "../src/my-norm.ts";');
-    const core = readPackage(join(root, "packages/core"), "core");
     expect(problems([core, readPackage(target, folder)]).filter((line) => line.includes(folder))).toEqual([]);
 
     mkdirSync(join(target, "node_modules/@kindling"), { recursive: true });
@@ -59,6 +59,8 @@ describe("createLayer", () => {
   });
 
   it("leaves an existing package alone", () => {
-    expect(() => createLayer(join(root, "tools/template"), target, namesOf(folder))).toThrow("my-norm exists already");
+    expect(() => createLayer(join(root, "tools/template"), target, namesOf(folder), "1.0.0")).toThrow(
+      "my-norm exists already",
+    );
   });
 });
