@@ -46,6 +46,8 @@ export class Device {
   readonly limits: GPUSupportedLimits;
   /** Whether f16 × f16 → f32 subgroup matrices of 16×16×16 with subgroups of 32 are available. */
   readonly subgroupMatrix: boolean;
+  /** Whether the GPU is a program on the CPU. Some kernels have another form there; tests switch it off to run both. */
+  software: boolean;
   /** @internal Live tensors and the bytes of their blocks. */
   readonly live: { tensors: number; bytes: number } = { tensors: 0, bytes: 0 };
   /** @internal By constants and source. */
@@ -87,6 +89,7 @@ export class Device {
       (info.subgroupMatrixConfigs ?? []).some(
         (c) => c.componentType === "f16" && c.resultComponentType === "f32" && c.M === 16 && c.N === 16 && c.K === 16,
       );
+    this.software = info.isFallbackAdapter === true || /llvmpipe|swiftshader/i.test(`${info.description} ${info.device}`);
     this.#maxPending = maxPending;
     this.pool = new Pool((bytes) => this.#createBuffer(bytes), Math.min(gpu.limits.maxBufferSize, 2 ** 32 - 16));
     gpu.addEventListener("uncapturederror", (event) => {

@@ -264,6 +264,12 @@ function planCopies(config: MatmulConfig, threads: number): Copy[] {
   return [...copies("a", a, BM, squaresA), ...copies("b", b, BN, squaresB)];
 }
 
+/** Unused vec4s after each 4 rows of a tile in workgroup memory. */
+const gap = ({ kMajor }: MatmulOperand, BK: number): number => (kMajor && BK < 32 ? 32 / BK : 0);
+
+/** Size of a tile in workgroup memory, in vec4s. */
+const tileSize = (operand: MatmulOperand, extent: number, BK: number): number => (BK / 4) * (extent + gap(operand, BK));
+
 function tileSource(config: MatmulConfig): string {
   const { BM, BN, BK, PM, PN, stages, unroll } = config;
   const TX = BN / PN;
@@ -278,15 +284,17 @@ function tileSource(config: MatmulConfig): string {
     from === 0 && to === threads ? body : `if (${[from > 0 ? `li >= ${from}` : "", to < threads ? `li < ${to}` : ""].filter(Boolean).join(" && ")}) {\n${body}\n}`;
   const names = [...new Set(copies.map(({ registers }) => registers))];
 
-  /** Squares of a thread: (q, p) counts them along m or n, and along k. Eight lanes side by side store 128 bytes. */
+  /**
+   * Squares of a thread: q counts them along m or n, p along k. Lanes walk along the contiguous axis first, so that they
+   * read whole cache lines; the gap after 4 rows of workgroup memory keeps the 8 lanes of a transposed store apart.
+   */
   const place = (copy: Copy): string => {
     const { operand, extent, name, slot } = copy;
     const v = `${name}${slot}`;
     const quads = extent / 4;
-    const lanes = Math.min(8, quads);
     const index = `(${id(copy)} % ${(extent * BK) / 16})`;
-    const q = operand.kMajor ? `${index} % ${lanes} + ${index} / ${(lanes * BK) / 4} * ${lanes}` : `${index} % ${quads}`;
-    const p = operand.kMajor ? `${index} / ${lanes} % ${BK / 4}` : `${index} / ${quads}`;
+    const q = operand.kMajor ? `${index} / ${BK / 4}` : `${index} % ${quads}`;
+    const p = operand.kMajor ? `${index} % ${BK / 4}` : `${index} / ${quads}`;
     const size = name === "a" ? "params.M" : "params.N";
     const first = name === "a" ? "m0" : "n0";
     const ld = name === "a" ? "params.lda" : "params.ldb";
@@ -298,7 +306,8 @@ function tileSource(config: MatmulConfig): string {
       : width === 4
         ? `let ${v}p0 = (${origin} + min(${first} + ${v}q * 4, ${size} - 4)) / 4;`
         : lines(4, (j) => `let ${v}p${j} = ${origin} + ${clamped(j)};`);
-    return `let ${v}q = ${q};\nlet ${v}k = ${p} * 4;\n${bases}`;
+    const rows = extent + gap(operand, BK);
+    return `let ${v}q = ${q};\nlet ${v}k = ${p} * 4;\nlet ${v}s = ${p} * ${rows} + ${v}q;\n${bases}`;
   };
 
   const load = (copy: Copy, k: string): string => {
@@ -328,15 +337,19 @@ function tileSource(config: MatmulConfig): string {
   const store = (copy: Copy, stage: number): string => {
     const { name, slot, extent, operand, registers: r } = copy;
     const v = `${name}${slot}`;
-    const at = (j: number): string => `${name === "a" ? "tileA" : "tileB"}[${(stage * extent * BK) / 4 + (j * extent) / 4} + ${v}k * ${extent / 4} + ${v}q]`;
+    const at = (j: number): string => `${name === "a" ? "tileA" : "tileB"}[${stage * tileSize(operand, extent, BK) + (j * extent) / 4} + ${v}s]`;
     const value = (j: number): string => (operand.kMajor ? `vec4f(${range(4, (i) => `${r}${i}${[".x", ".y", ".z", ".w"][j]}`).join(", ")})` : `${r}${j}`);
     return guard(copy, lines(4, (j) => `${at(j)} = ${value(j)};`));
   };
 
   const multiply = (stage: number): string => {
+    const row = (operand: MatmulOperand, extent: number, u: number): string => {
+      const skip = gap(operand, BK);
+      return `${stage * tileSize(operand, extent, BK)} + (kk + ${u}) * ${extent / 4}${skip ? ` + (kk + ${u}) / 4 * ${skip}` : ""}`;
+    };
     const step = (u: number): string => `{
-${lines(PM / 4, (i) => `let a${i} = tileA[${stage * BK * (BM / 4)} + (kk + ${u}) * ${BM / 4} + ${i * TY} + ty];`)}
-${lines(PN / 4, (j) => `let b${j} = tileB[${stage * BK * (BN / 4)} + (kk + ${u}) * ${BN / 4} + ${j * TX} + tx];`)}
+${lines(PM / 4, (i) => `let a${i} = tileA[${row(config.a, BM, u)} + ${i * TY} + ty];`)}
+${lines(PN / 4, (j) => `let b${j} = tileB[${row(config.b, BN, u)} + ${j * TX} + tx];`)}
 ${lines(PM, (i) => range(PN / 4, (j) => `c${i}_${j} = fma(vec4f(a${i >> 2}.${"xyzw"[i & 3]}), b${j}, c${i}_${j});`).join(" "))}
 }`;
     return `for (var kk = 0u; kk < ${BK}; kk += ${unroll}) {\n${lines(unroll, step)}\n}`;
@@ -345,8 +358,8 @@ ${lines(PM, (i) => range(PN / 4, (j) => `c${i}_${j} = fma(vec4f(a${i >> 2}.${"xy
   const loadAll = (k: string): string => copies.map((copy) => load(copy, k)).join("\n");
   const storeAll = (stage: number): string => copies.map((copy) => store(copy, stage)).join("\n");
   return `${header(config)}
-var<workgroup> tileA: array<vec4f, ${(stages * BM * BK) / 4}>;
-var<workgroup> tileB: array<vec4f, ${(stages * BN * BK) / 4}>;
+var<workgroup> tileA: array<vec4f, ${stages * tileSize(config.a, BM, BK)}>;
+var<workgroup> tileB: array<vec4f, ${stages * tileSize(config.b, BN, BK)}>;
 ${epilogue(config)}
 @compute @workgroup_size(${threads})
 fn main(${MAIN}) {
@@ -400,9 +413,8 @@ function matrixSource(config: MatmulConfig): string {
     // The part of the address that stays the same along K: the row if K-major, else the column.
     const place = lines(count, (s) => {
       const v = `${name}${s}`;
-      if (kMajor) return `let ${v}k = ${along(s)};\nlet ${v}p = ${origin} + min(${first} + ${row(s)}, ${size} - 1) * ${ld};`;
-      const last = width === 1 ? 1 : width;
-      const column = (i: number): string => `${origin} + min(${first} + ${along(s)} + ${i}, ${size} - ${last})`;
+      if (kMajor) return `let ${v}k = ${along(s)};\nlet ${v}p = (${origin} + min(${first} + ${row(s)}, ${size} - 1) * ${ld}) / ${width};`;
+      const column = (i: number): string => `(${origin} + min(${first} + ${along(s)} + ${i}, ${size} - ${width})) / ${width}`;
       return `let ${v}k = ${row(s)};\n${width === 1 ? lines(8, (i) => `let ${v}p${i} = ${column(i)};`) : lines(8 / width, (i) => `let ${v}p${i} = ${column(i * width)};`)}`;
     });
     const element = width === 8 ? "vec4u" : `vec4<${type}>`;
@@ -417,8 +429,7 @@ function matrixSource(config: MatmulConfig): string {
           const valid = (i: number): string => `${k} + ${v}k + ${i} < kEnd`;
           let value: string;
           if (width > 1) {
-            const i = kMajor ? `(${v}p + ${at(h * step, width)})` : `(${v}p${h} + ${at(0, 1)} * ${ld})`;
-            value = `${name}[${i} / ${width}]`;
+            value = kMajor ? `${name}[${v}p + ${at(h * step, width)} / ${width}]` : `${name}[${v}p${h} + ${at(0, 1)} * (${ld} / ${width})]`;
           } else {
             const i = (e: number): string => (kMajor ? `${v}p + ${at(h * 4 + e, 1)}` : `${v}p${h * 4 + e} + ${at(0, 1)} * ${ld}`);
             value = `vec4(${range(4, (e) => `${name}[${i(e)}]`).join(", ")})`;

@@ -6,14 +6,15 @@
  *   dB = op(A)ᵀ · dC   (transposed where B was)
  *   dbias = Σ_rows dC
  *
- * Transposes are read in place, never copied. The kernels are in matmul.kernels.ts, chosen by a static table; here they
- * are planned once per shape and launched.
+ * Transposes are read in place, never copied. The kernels are in matmul.kernels.ts, chosen by a static table, and for
+ * software GPUs in matmul.direct.ts; here they are planned once per shape and launched.
  */
 import { sumRows } from "./arithmetic.ts";
 import { autocastType } from "./autocast.ts";
 import { needsGrad, record } from "./autograd.ts";
 import type { Device } from "./device.ts";
-import { type Kernel, kernel } from "./kernel.ts";
+import { grid, type Kernel, kernel } from "./kernel.ts";
+import { directParams, directSource, directThreads } from "./matmul.direct.ts";
 import {
   chooseMatmul,
   type MatmulShape,
@@ -48,6 +49,10 @@ function planOf(device: Device, shape: MatmulShape, key: string): Plan {
 
 function makePlan(device: Device, shape: MatmulShape): Plan {
   const { M, N, batch } = shape;
+  if (device.software) {
+    const workgroups = grid(Math.ceil(directThreads(shape) / 64));
+    return { kernel: kernelOf("matmul.direct", directSource(shape)), params: directParams(shape), workgroups, splitK: 1, reduce: null };
+  }
   const config = chooseMatmul(shape, {
     subgroupMatrix: device.subgroupMatrix,
     f16: device.features.has("shader-f16"),
@@ -128,7 +133,7 @@ export function matmulForward(a: Tensor, b: Tensor, launch: MatmulLaunch): { c: 
     z: keepZ ? dtype : null,
   };
   const flags = `${+transposeA}${+transposeB}${+broadcastA}${+broadcastB}${+keepZ}${+shape.accumulate!}`;
-  const key = `${M},${N},${K},${batch},${flags},${a.dtype}${b.dtype}${dtype}${compute}${bias?.dtype},${numberOf(activation)}`;
+  const key = `${+device.software},${M},${N},${K},${batch},${flags},${a.dtype}${b.dtype}${dtype}${compute}${bias?.dtype},${numberOf(activation)}`;
   const plan = planOf(device, shape, key);
   const c = into ?? empty(cShape, { dtype, device });
   const z = keepZ ? empty(cShape, { dtype, device }) : null;
