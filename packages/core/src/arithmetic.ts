@@ -19,7 +19,9 @@ type Element = "f32" | "f16" | "i32" | "u32";
 export const elementOf = (dtype: DType): Element => (dtype === "bool" ? "u32" : dtype);
 
 const fillKernel = variants((T: Element, V: "f32" | "i32" | "u32") =>
-  kernel(`core.fill.${T}`, /* wgsl */ `
+  kernel(
+    `core.fill.${T}`,
+    /* wgsl */ `
 struct Params { vectors: u32, value: ${V} }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -29,11 +31,14 @@ struct Params { vectors: u32, value: ${V} }
 fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
   let i = id.x + id.y * groups.x * 256;
   if (i < params.vectors) { y[i] = vec4<${T}>(${T}(params.value)); }
-}`),
+}`,
+  ),
 );
 
 const castKernel = variants((From: Element, To: Element) =>
-  kernel(`core.cast.${From}.${To}`, /* wgsl */ `
+  kernel(
+    `core.cast.${From}.${To}`,
+    /* wgsl */ `
 struct Params { vectors: u32 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -44,11 +49,14 @@ struct Params { vectors: u32 }
 fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
   let i = id.x + id.y * groups.x * 256;
   if (i < params.vectors) { y[i] = vec4<${To}>(x[i]); }
-}`),
+}`,
+  ),
 );
 
 const toBoolKernel = variants((From: Element) =>
-  kernel(`core.toBool.${From}`, /* wgsl */ `
+  kernel(
+    `core.toBool.${From}`,
+    /* wgsl */ `
 struct Params { vectors: u32 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -59,12 +67,15 @@ struct Params { vectors: u32 }
 fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
   let i = id.x + id.y * groups.x * 256;
   if (i < params.vectors) { y[i] = select(vec4u(0), vec4u(1), x[i] != vec4<${From}>(0)); }
-}`),
+}`,
+  ),
 );
 
 /** b of the same size as a, or of a size that divides it and is a multiple of 4. */
 const binaryKernel = variants((op: "+" | "*", A: FloatType, B: FloatType, Y: FloatType) =>
-  kernel(`core.binary.${op}.${A}.${B}.${Y}`, /* wgsl */ `
+  kernel(
+    `core.binary.${op}.${A}.${B}.${Y}`,
+    /* wgsl */ `
 struct Params { vectors: u32, repeat: u32 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -76,12 +87,15 @@ struct Params { vectors: u32, repeat: u32 }
 fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
   let i = id.x + id.y * groups.x * 256;
   if (i < params.vectors) { y[i] = vec4<${Y}>(vec4f(a[i]) ${op} vec4f(b[i % params.repeat])); }
-}`),
+}`,
+  ),
 );
 
 /** b of any size that divides a's. */
 const binaryScalarKernel = variants((op: "+" | "*", A: FloatType, B: FloatType, Y: FloatType) =>
-  kernel(`core.binaryScalar.${op}.${A}.${B}.${Y}`, /* wgsl */ `
+  kernel(
+    `core.binaryScalar.${op}.${A}.${B}.${Y}`,
+    /* wgsl */ `
 struct Params { size: u32, repeat: u32 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -93,11 +107,14 @@ struct Params { size: u32, repeat: u32 }
 fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
   let i = id.x + id.y * groups.x * 256;
   if (i < params.size) { y[i] = ${Y}(f32(a[i]) ${op} f32(b[i % params.repeat])); }
-}`),
+}`,
+  ),
 );
 
 const scaleKernel = variants((T: FloatType) =>
-  kernel(`core.scale.${T}`, /* wgsl */ `
+  kernel(
+    `core.scale.${T}`,
+    /* wgsl */ `
 struct Params { vectors: u32, factor: f32 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -108,7 +125,8 @@ struct Params { vectors: u32, factor: f32 }
 fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
   let i = id.x + id.y * groups.x * 256;
   if (i < params.vectors) { y[i] = vec4<${T}>(vec4f(x[i]) * params.factor); }
-}`),
+}`,
+  ),
 );
 
 /**
@@ -116,7 +134,9 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
  * partial sums in workgroup memory. Chunks are summed by a second run, in order: no atomics, the same bits each time.
  */
 const sumRowsKernel = variants((X: FloatType, Y: FloatType) =>
-  kernel(`core.sumRows.${X}.${Y}`, /* wgsl */ `
+  kernel(
+    `core.sumRows.${X}.${Y}`,
+    /* wgsl */ `
 struct Params { rows: u32, cols: u32, chunk: u32 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -140,7 +160,8 @@ fn main(@builtin(workgroup_id) wg: vec3u, @builtin(local_invocation_id) lane: ve
     let b = partials[128 + lane.x] + partials[192 + lane.x];
     y[wg.y * params.cols + col] = ${Y}(a + b);
   }
-}`),
+}`,
+  ),
 );
 
 // Launchers -------------------------------------------------------------------------------------
@@ -187,8 +208,14 @@ export function sumRows(x: Tensor, shape: Shape, dtype: FloatType = x.dtype as F
     return y;
   }
   const partial = empty([count, cols], { device: x.device });
-  sumRowsKernel(x.dtype as FloatType, "f32").run({ params: { rows, cols, chunk }, x, y: partial }, { workgroups: [tiles, count] });
-  sumRowsKernel("f32", dtype).run({ params: { rows: count, cols, chunk: count }, x: partial, y }, { workgroups: [tiles] });
+  sumRowsKernel(x.dtype as FloatType, "f32").run(
+    { params: { rows, cols, chunk }, x, y: partial },
+    { workgroups: [tiles, count] },
+  );
+  sumRowsKernel("f32", dtype).run(
+    { params: { rows: count, cols, chunk: count }, x: partial, y },
+    { workgroups: [tiles] },
+  );
   partial.dispose();
   return y;
 }
@@ -211,12 +238,15 @@ function binary(op: "+" | "*", a: Tensor, b: Tensor, dtype?: FloatType): Tensor 
 /** Checks the operands of add and mul and puts the one that is repeated second. */
 function operands(name: string, a: Tensor, b: Tensor): [a: Tensor, b: Tensor] {
   for (const x of [a, b]) {
-    if (x.dtype !== "f32" && x.dtype !== "f16") throw new Error(`${name}: expected f32 or f16 operands, got ${x.dtype}`);
+    if (x.dtype !== "f32" && x.dtype !== "f16")
+      throw new Error(`${name}: expected f32 or f16 operands, got ${x.dtype}`);
   }
   if (a.shape.length < b.shape.length) return operands(name, b, a);
   const lead = a.shape.length - b.shape.length;
   if (!b.shape.every((d, i) => d === a.shape[lead + i])) {
-    throw new Error(`${name}: shapes [${a.shape}] and [${b.shape}]; expected equal shapes, or one that ends in the other`);
+    throw new Error(
+      `${name}: shapes [${a.shape}] and [${b.shape}]; expected equal shapes, or one that ends in the other`,
+    );
   }
   return [a, b];
 }
@@ -230,7 +260,10 @@ const reduceTo = (dy: Tensor, like: Tensor): Tensor =>
 /** `a + b`: equal shapes, or one is the other's last axes and is repeated. */
 export function add(a: Tensor, b: Tensor): Tensor {
   [a, b] = operands("add", a, b);
-  return record(binary("+", a, b), [a, b], (dy) => [needsGrad(a) ? reduceTo(dy, a) : null, needsGrad(b) ? reduceTo(dy, b) : null]);
+  return record(binary("+", a, b), [a, b], (dy) => [
+    needsGrad(a) ? reduceTo(dy, a) : null,
+    needsGrad(b) ? reduceTo(dy, b) : null,
+  ]);
 }
 
 /** `a · b`: a number, equal shapes, or one tensor is the other's last axes and is repeated. */
@@ -265,7 +298,11 @@ export function cast(x: Tensor, dtype: DType): Tensor {
 export function reshape(x: Tensor, shape: Shape): Tensor {
   const known = shape.reduce((n, d) => (d === -1 ? n : n * d), 1);
   const full = shape.map((d) => (d === -1 ? x.size / known : d));
-  if (sizeOf(full) !== x.size || full.some((d) => !Number.isInteger(d) || d < 1) || shape.filter((d) => d === -1).length > 1) {
+  if (
+    sizeOf(full) !== x.size ||
+    full.some((d) => !Number.isInteger(d) || d < 1) ||
+    shape.filter((d) => d === -1).length > 1
+  ) {
     throw new Error(`reshape: [${x.shape}] has ${x.size} elements and cannot take shape [${shape}]`);
   }
   return record(x.view(0, full), [x], (dy) => [dy.view(0, x.shape)]);

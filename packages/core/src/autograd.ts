@@ -40,7 +40,11 @@ export function record<const O extends readonly Tensor[], const I extends readon
   inputs: I,
   backward: (dys: { readonly [K in keyof O]: Tensor | null }) => { readonly [K in keyof I]: Tensor | null },
 ): O;
-export function record(output: Tensor | readonly Tensor[], inputs: readonly Tensor[], backward: (dy: never) => Grads): unknown {
+export function record(
+  output: Tensor | readonly Tensor[],
+  inputs: readonly Tensor[],
+  backward: (dy: never) => Grads,
+): unknown {
   if (!state.grad || !inputs.some(needsGrad)) return output;
   const single = !Array.isArray(output);
   const outputs = single ? [output as Tensor] : (output as readonly Tensor[]);
@@ -71,9 +75,14 @@ export function noGrad<T>(fn: () => T): T {
 }
 
 /** See Tensor.backward. */
-export function backward(root: Tensor, grad: Tensor | undefined, { retainGraph = false }: { retainGraph?: boolean } = {}): void {
+export function backward(
+  root: Tensor,
+  grad: Tensor | undefined,
+  { retainGraph = false }: { retainGraph?: boolean } = {},
+): void {
   if (!root.requiresGrad) throw new Error(`backward: ${root} depends on no tensor that requires a gradient`);
-  if (!grad && root.size !== 1) throw new Error(`backward: ${root} is not a scalar; pass the gradient of shape [${root.shape}]`);
+  if (!grad && root.size !== 1)
+    throw new Error(`backward: ${root} is not a scalar; pass the gradient of shape [${root.shape}]`);
   if (grad && (grad.shape.join() !== root.shape.join() || grad.dtype !== root.dtype)) {
     throw new Error(`backward: grad is [${grad.shape}] ${grad.dtype}; expected [${root.shape}] ${root.dtype}`);
   }
@@ -84,10 +93,13 @@ export function backward(root: Tensor, grad: Tensor | undefined, { retainGraph =
       const dys = node.outputs.map((y) => pending.take(y));
       if (dys.some((dy) => dy !== null)) {
         const rule = node.backward;
-        if (!rule) throw new Error("backward: the graph was already freed; pass { retainGraph: true } to the first backward");
+        if (!rule)
+          throw new Error("backward: the graph was already freed; pass { retainGraph: true } to the first backward");
         node.inputs.forEach((x, i) => {
           if (x.version !== node.versions[i]) {
-            throw new Error(`backward: ${x} was overwritten after an operation saved it (version ${node.versions[i]}, now ${x.version})`);
+            throw new Error(
+              `backward: ${x} was overwritten after an operation saved it (version ${node.versions[i]}, now ${x.version})`,
+            );
           }
         });
         rule(dys).forEach((g, i) => {
@@ -148,7 +160,9 @@ class Pending {
 
   add(x: Tensor, g: Tensor): void {
     if (g.shape.join() !== x.shape.join() || g.dtype !== x.dtype) {
-      throw new Error(`backward: a gradient rule returned [${g.shape}] ${g.dtype} for an input of [${x.shape}] ${x.dtype}`);
+      throw new Error(
+        `backward: a gradient rule returned [${g.shape}] ${g.dtype} for an input of [${x.shape}] ${x.dtype}`,
+      );
     }
     this.#holders.set(g, (this.#holders.get(g) ?? 0) + 1);
     const before = this.#grads.get(x);

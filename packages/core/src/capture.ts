@@ -69,14 +69,16 @@ class Plan<R> implements Recorder {
   checkGradients(): void {
     for (const leaf of this.#accumulated) {
       if (leaf.grad && !this.#cleared.has(leaf)) {
-        throw new Error(`capture: the function accumulates into the gradient of ${leaf} without clearing it; call zeroGrad() inside`);
+        throw new Error(
+          `capture: the function accumulates into the gradient of ${leaf} without clearing it; call zeroGrad() inside`,
+        );
       }
     }
   }
 
   run(args: readonly Tensor[]): R {
     const { device } = this;
-    args.forEach((x, i) => copyInto(this.inputs[i]!, x));
+    for (const [i, x] of args.entries()) copyInto(this.inputs[i]!, x);
     for (const hook of this.hooks) hook();
     for (const { pipeline, group, x, y, z } of this.commands) device.dispatch(pipeline, group, x, y, z, "replay");
     return this.result;
@@ -106,8 +108,12 @@ export function capture<A extends readonly Tensor[], R>(fn: (...args: A) => R): 
   const plans = new Map<string, Plan<R>>();
   const captured = (...args: A): R => {
     args.forEach((x, i) => {
-      if (!isTensor(x)) throw new Error(`capture: argument ${i} is ${typeof x}; a captured function takes tensors, other values would be frozen`);
-      if (x.requiresGrad) throw new Error(`capture: argument ${i} requires a gradient; close over parameters instead of passing them`);
+      if (!isTensor(x))
+        throw new Error(
+          `capture: argument ${i} is ${typeof x}; a captured function takes tensors, other values would be frozen`,
+        );
+      if (x.requiresGrad)
+        throw new Error(`capture: argument ${i} requires a gradient; close over parameters instead of passing them`);
     });
     const key = args.map((x) => `${x.dtype}[${x.shape}]`).join();
     const plan = plans.get(key);
@@ -142,7 +148,8 @@ function record<A extends readonly Tensor[], R>(fn: (...args: A) => R, args: A):
     (plan as { inputs: readonly Tensor[] }).inputs = inputs;
     device.recorder = plan;
     plan.result = fn(...inputs);
-    if (plan.result instanceof Promise) throw new Error("capture: the function is async; a captured function only records GPU work");
+    if (plan.result instanceof Promise)
+      throw new Error("capture: the function is async; a captured function only records GPU work");
     plan.checkGradients();
     const drawn = device.random?.drawn ?? 0;
     advanceStreams(device);

@@ -5,8 +5,9 @@
  * the GPU starts while JavaScript still records), or at `sync()`. Every submit, compilation, bind group and allocation
  * runs inside GPU error scopes; what they report is thrown, with the kernel's name, by the next read.
  */
-import { type Block, Pool } from "./pool.ts";
+
 import type { Pipeline } from "./kernel.ts";
+import { type Block, Pool } from "./pool.ts";
 import { state } from "./state.ts";
 import { isTensor, Tensor } from "./tensor.ts";
 
@@ -76,7 +77,9 @@ export class Device {
   #lost: string | null = null;
 
   constructor(gpu: GPUDevice, { maxPending = 256 }: DeviceOptions = {}) {
-    const info = (gpu.adapterInfo ?? {}) as GPUAdapterInfo & { subgroupMatrixConfigs?: readonly SubgroupMatrixConfig[] };
+    const info = (gpu.adapterInfo ?? {}) as GPUAdapterInfo & {
+      subgroupMatrixConfigs?: readonly SubgroupMatrixConfig[];
+    };
     this.gpu = gpu;
     this.name = [info.description || info.device, info.vendor, info.architecture].filter(Boolean)[0] ?? "GPU";
     this.features = gpu.features as ReadonlySet<string>;
@@ -89,7 +92,8 @@ export class Device {
       (info.subgroupMatrixConfigs ?? []).some(
         (c) => c.componentType === "f16" && c.resultComponentType === "f32" && c.M === 16 && c.N === 16 && c.K === 16,
       );
-    this.software = info.isFallbackAdapter === true || /llvmpipe|swiftshader/i.test(`${info.description} ${info.device}`);
+    this.software =
+      info.isFallbackAdapter === true || /llvmpipe|swiftshader/i.test(`${info.description} ${info.device}`);
     this.#maxPending = maxPending;
     this.pool = new Pool((bytes) => this.#createBuffer(bytes), Math.min(gpu.limits.maxBufferSize, 2 ** 32 - 16));
     gpu.addEventListener("uncapturederror", (event) => {
@@ -108,7 +112,8 @@ export class Device {
   /** @internal Id of a bound range; equal ranges have equal ids. */
   rangeId(block: Block, offset: number, bytes: number): number {
     const { ranges } = block;
-    for (let i = 0; i < ranges.length; i += 3) if (ranges[i] === offset && ranges[i + 1] === bytes) return ranges[i + 2]!;
+    for (let i = 0; i < ranges.length; i += 3)
+      if (ranges[i] === offset && ranges[i + 1] === bytes) return ranges[i + 2]!;
     ranges.push(offset, bytes, ++this.#rangeIds);
     return this.#rangeIds;
   }
@@ -203,7 +208,9 @@ export class Device {
   /** Turns what kernels reported, in the bytes behind a read, into errors, and clears it. */
   #collectFaults(words: Int32Array): void {
     const { tensor, messages } = this.#faults!;
-    const reported = messages.flatMap((message, i) => (words[2 * i] ? [message.replace("%", String(words[2 * i + 1]))] : []));
+    const reported = messages.flatMap((message, i) =>
+      words[2 * i] ? [message.replace("%", String(words[2 * i + 1]))] : [],
+    );
     if (reported.length === 0) return;
     this.#errors.push(...reported);
     this.gpu.queue.writeBuffer(tensor.storage.block.buffer, 0, new Uint8Array(tensor.bytes));
@@ -229,7 +236,8 @@ export class Device {
 
   /** @internal The bytes of `t`, padded to 16. */
   async read(t: Tensor): Promise<ArrayBuffer> {
-    if (this.recorder) throw new Error("capture: a captured function cannot read values back; return the tensor and read it outside");
+    if (this.recorder)
+      throw new Error("capture: a captured function cannot read values back; return the tensor and read it outside");
     const { bytes } = t;
     const source = t.storage.block.buffer;
     const faults = this.#faults?.tensor;
@@ -260,13 +268,19 @@ export class Device {
   #takeStaging(bytes: number): GPUBuffer {
     let best = -1;
     this.#staging.forEach((buffer, i) => {
-      if (buffer.size >= bytes && buffer.size <= 4 * bytes + 4096 && (best < 0 || buffer.size < this.#staging[best]!.size)) best = i;
+      if (
+        buffer.size >= bytes &&
+        buffer.size <= 4 * bytes + 4096 &&
+        (best < 0 || buffer.size < this.#staging[best]!.size)
+      )
+        best = i;
     });
     if (best >= 0) return this.#staging.splice(best, 1)[0]!;
     while (this.#staging.length >= 8) this.#staging.shift()!.destroy();
     const size = Math.max(256, bytes);
-    return this.guard(`a staging buffer of ${size} bytes`, ({ gpu }) =>
-      gpu.createBuffer({ label: "staging", size, usage: 1 | 8 }), // MAP_READ | COPY_DST
+    return this.guard(
+      `a staging buffer of ${size} bytes`,
+      ({ gpu }) => gpu.createBuffer({ label: "staging", size, usage: 1 | 8 }), // MAP_READ | COPY_DST
     );
   }
 
@@ -276,7 +290,9 @@ export class Device {
    */
   write(t: Tensor, data: ArrayBufferView<ArrayBuffer>, hooked = false): void {
     if (this.recorder && !hooked) {
-      throw new Error("capture: a captured function cannot upload values, replay would not repeat it; create the tensor outside and pass it in");
+      throw new Error(
+        "capture: a captured function cannot upload values, replay would not repeat it; create the tensor outside and pass it in",
+      );
     }
     const { block } = t.storage;
     let bytes = data;
@@ -295,8 +311,9 @@ export class Device {
     const alignment = Math.max(this.limits.minUniformBufferOffsetAlignment, 16);
     const bytes = Math.ceil(content.byteLength / alignment) * alignment;
     if (!this.#page || this.#pageUsed + bytes > UNIFORM_PAGE) {
-      this.#page = this.guard("a page of uniforms", ({ gpu }) =>
-        gpu.createBuffer({ label: "uniforms", size: UNIFORM_PAGE, usage: 64 | 8 }), // UNIFORM | COPY_DST
+      this.#page = this.guard(
+        "a page of uniforms",
+        ({ gpu }) => gpu.createBuffer({ label: "uniforms", size: UNIFORM_PAGE, usage: 64 | 8 }), // UNIFORM | COPY_DST
       );
       this.#pageUsed = 0;
     }
@@ -308,8 +325,9 @@ export class Device {
   }
 
   #createBuffer(bytes: number): GPUBuffer {
-    return this.guard(`a buffer of ${bytes} bytes`, ({ gpu }) =>
-      gpu.createBuffer({ size: bytes, usage: 128 | 4 | 8 }), // STORAGE | COPY_SRC | COPY_DST
+    return this.guard(
+      `a buffer of ${bytes} bytes`,
+      ({ gpu }) => gpu.createBuffer({ size: bytes, usage: 128 | 4 | 8 }), // STORAGE | COPY_SRC | COPY_DST
     );
   }
 
@@ -351,7 +369,13 @@ export interface InitOptions extends DeviceOptions {
   dawn?: readonly string[];
 }
 
-const FEATURES = ["shader-f16", "subgroups", "subgroup-size-control", "chromium-experimental-subgroup-matrix", "timestamp-query"];
+const FEATURES = [
+  "shader-f16",
+  "subgroups",
+  "subgroup-size-control",
+  "chromium-experimental-subgroup-matrix",
+  "timestamp-query",
+];
 const LIMITS = [
   "maxBufferSize",
   "maxStorageBufferBindingSize",
@@ -376,7 +400,8 @@ export async function init(options: InitOptions = {}): Promise<Device> {
 async function requestDevice({ powerPreference = "high-performance", dawn }: InitOptions): Promise<GPUDevice> {
   const gpu = (await browserGpu()) ?? (await nodeGpu(dawn));
   const adapter = await gpu.requestAdapter({ powerPreference });
-  if (!adapter) throw new Error("init: WebGPU is there, but it found no GPU adapter (no driver, or the GPU is blocked)");
+  if (!adapter)
+    throw new Error("init: WebGPU is there, but it found no GPU adapter (no driver, or the GPU is blocked)");
   const requiredFeatures = FEATURES.filter((f) => adapter.features.has(f)) as GPUFeatureName[];
   const requiredLimits = Object.fromEntries(LIMITS.map((name) => [name, adapter.limits[name]]));
   return adapter.requestDevice({ label: "kindling", requiredFeatures, requiredLimits });

@@ -2,7 +2,7 @@ export { add, cast, copy, copyInto, elementOf, fill, mul, reshape, sumRows, thre
 export { autocast, autocastType } from "./autocast.ts";
 export { backward, needsGrad, noGrad, record } from "./autograd.ts";
 export { type Captured, capture } from "./capture.ts";
-export { defaultDevice, Device, DeviceError, type DeviceOptions, type InitOptions, init, memory } from "./device.ts";
+export { Device, DeviceError, type DeviceOptions, defaultDevice, type InitOptions, init, memory } from "./device.ts";
 export {
   calculateGain,
   constant,

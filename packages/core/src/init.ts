@@ -27,7 +27,8 @@ export function calculateGain(nonlinearity: Nonlinearity, param = 0.01): number 
 /** Inputs and outputs of a weight [out, in, ...kernel]: what one output sums over, and one input feeds. */
 function fans(name: string, weight: Tensor): { fanIn: number; fanOut: number } {
   const [out, inputs, ...kernel] = weight.shape;
-  if (out === undefined || inputs === undefined) throw new Error(`${name}: expected a weight [out, in, …], got shape [${weight.shape}]`);
+  if (out === undefined || inputs === undefined)
+    throw new Error(`${name}: expected a weight [out, in, …], got shape [${weight.shape}]`);
   const field = kernel.reduce((n, d) => n * d, 1);
   return { fanIn: inputs * field, fanOut: out * field };
 }
@@ -39,7 +40,11 @@ export interface KaimingOptions {
   nonlinearity?: Nonlinearity;
 }
 
-function kaimingStd(name: string, weight: Tensor, { a = 0, mode = "fanIn", nonlinearity = "leakyRelu" }: KaimingOptions): number {
+function kaimingStd(
+  name: string,
+  weight: Tensor,
+  { a = 0, mode = "fanIn", nonlinearity = "leakyRelu" }: KaimingOptions,
+): number {
   return calculateGain(nonlinearity, a) / Math.sqrt(fans(name, weight)[mode]);
 }
 

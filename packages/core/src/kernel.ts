@@ -5,8 +5,9 @@
  * bind group (keyed by the bound buffer ranges), and appends one dispatch to the device's open pass. After the first
  * step of a training loop all three are cache hits.
  */
-import type { Device } from "./device.ts";
+
 import { elementOf } from "./arithmetic.ts";
+import type { Device } from "./device.ts";
 import { isTensor, type Tensor } from "./tensor.ts";
 import { type Bindings, type Overrides, type Reflection, reflect } from "./wgsl.ts";
 
@@ -119,7 +120,8 @@ export class Kernel<S extends string = string> {
     let pipeline = cache.get(key);
     if (!pipeline) {
       for (const name in constants) {
-        if (!(name in this.#interface.overrides)) throw new Error(`${this.label}: the WGSL declares no override "${name}"`);
+        if (!(name in this.#interface.overrides))
+          throw new Error(`${this.label}: the WGSL declares no override "${name}"`);
       }
       // Kernels with the same text share a pipeline, for instance when a copied layer stands beside the installed one.
       const shared = `${key}\n${this.source}`;
@@ -133,7 +135,8 @@ export class Kernel<S extends string = string> {
   #compile(device: Device, constants: Record<string, number>): Pipeline {
     const { storage, uniform } = this.#interface;
     const limit = device.limits.maxStorageBuffersPerShaderStage;
-    if (storage.length > limit) throw new Error(`${this.label}: ${storage.length} storage bindings; ${device.name} allows ${limit}`);
+    if (storage.length > limit)
+      throw new Error(`${this.label}: ${storage.length} storage bindings; ${device.name} allows ${limit}`);
     const entries: GPUBindGroupLayoutEntry[] = storage.map(({ binding, write }) => ({
       binding,
       visibility: 4, // GPUShaderStage.COMPUTE
@@ -154,7 +157,8 @@ export class Kernel<S extends string = string> {
 
   #slot(device: Device, pipeline: Pipeline, params: Record<string, number> | undefined): Slot {
     const { name, fields } = this.#interface.uniform!;
-    if (!params) throw new Error(`${this.label}: binding "${name}" needs an object with ${fields.map(([f]) => f).join(", ")}`);
+    if (!params)
+      throw new Error(`${this.label}: binding "${name}" needs an object with ${fields.map(([f]) => f).join(", ")}`);
     let hash = 0x811c9dc5;
     for (let i = 0; i < fields.length; i++) {
       const [field, type] = fields[i]!;
@@ -180,7 +184,9 @@ export class Kernel<S extends string = string> {
     storage.forEach(({ name, write }, i) => {
       const other = tensors.findIndex((t, j) => j !== i && overlaps(t, tensors[i]!, write && storage[j]!.write));
       if (write && other >= 0) {
-        throw new Error(`${this.label}: "${storage[other]!.name}" and "${name}" share memory, and the kernel writes "${name}"`);
+        throw new Error(
+          `${this.label}: "${storage[other]!.name}" and "${name}" share memory, and the kernel writes "${name}"`,
+        );
       }
     });
     const shapes = storage.map(({ name }, i) => `${name} [${tensors[i]!.shape}]`).join(", ");
@@ -226,7 +232,9 @@ export function kernel<const S extends string>(label: string, source: S): Kernel
  *   forward(x.dtype).run({ x, y, params }, { workgroups });
  */
 /* @__NO_SIDE_EFFECTS__ */
-export function variants<A extends readonly (string | number | boolean)[], K>(build: (...args: A) => K): (...args: A) => K {
+export function variants<A extends readonly (string | number | boolean)[], K>(
+  build: (...args: A) => K,
+): (...args: A) => K {
   const built = new Map<string, K>();
   return (...args) => {
     const key = args.length === 1 ? String(args[0]) : args.join();

@@ -40,7 +40,12 @@ function loads({ name, outer, inner, wide }: Operand): string {
   const value = wide
     ? `vec4f(${name}[(${row} + min(inner, params.${inner} - 4)) / 4])`
     : `vec4f(${four((i) => `f32(${name}[${row} + min(inner + ${i}, params.${inner} - 1)])`)})`;
-  const valid = outer === "K" ? "vec4<bool>(outer < params.K)" : inner === "K" && !wide ? `vec4u(${four((i) => `inner + ${i}`)}) < vec4u(params.K)` : "";
+  const valid =
+    outer === "K"
+      ? "vec4<bool>(outer < params.K)"
+      : inner === "K" && !wide
+        ? `vec4u(${four((i) => `inner + ${i}`)}) < vec4u(params.K)`
+        : "";
   const asStored = name === "a" ? inner === "K" : inner === "N";
   const [p, q] = outer === "K" ? ["k", "side"] : ["side", "k"];
   const square = `mat4x4f(${four((i) => `${name}4(origin, ${p} + ${i}, ${q})`)})`;
@@ -107,7 +112,16 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
 }`;
 }
 
-export function directParams({ M, N, K, batch, transposeA, transposeB, broadcastA, broadcastB }: MatmulShape): Record<string, number> {
+export function directParams({
+  M,
+  N,
+  K,
+  batch,
+  transposeA,
+  transposeB,
+  broadcastA,
+  broadcastB,
+}: MatmulShape): Record<string, number> {
   return {
     ...{ M, N, K, batch },
     lda: transposeA ? M : K,

@@ -83,7 +83,10 @@ const arrayOf = (type: string, width: number): string =>
 
 function header(config: MatmulConfig, directives = ""): string {
   const { a, b, splitK } = config;
-  const outputs = splitK > 1 ? `@group(0) @binding(3) var<storage, read_write> c: ${arrayOf("f32", config.wide ? 4 : 1)};` : outputBindings(config);
+  const outputs =
+    splitK > 1
+      ? `@group(0) @binding(3) var<storage, read_write> c: ${arrayOf("f32", config.wide ? 4 : 1)};`
+      : outputBindings(config);
   const body = `${directives}
 struct Params {
   M: u32, N: u32, K: u32, lda: u32, ldb: u32, ldc: u32, strideA: u32, strideB: u32, strideC: u32, batch: u32, splits: u32, chunk: u32
@@ -111,7 +114,9 @@ ${z ? `@group(0) @binding(5) var<storage, read_write> z: ${arrayOf(z, width)};` 
  */
 function epilogue(config: MatmulConfig): string {
   const plain = config.splitK > 1;
-  const { bias, z, activation, accumulate } = plain ? { bias: null, z: null, activation: null, accumulate: false } : config;
+  const { bias, z, activation, accumulate } = plain
+    ? { bias: null, z: null, activation: null, accumulate: false }
+    : config;
   const type = plain ? "f32" : config.c;
   const finish = (vector: boolean, i: string, col: string): string => {
     const F = vector ? "vec4f" : "f32";
@@ -225,7 +230,8 @@ workgroupBarrier();
 }`;
 }
 
-const MAIN = "@builtin(local_invocation_index) li: u32, @builtin(workgroup_id) wg: vec3u, @builtin(num_workgroups) groups: vec3u";
+const MAIN =
+  "@builtin(local_invocation_index) li: u32, @builtin(workgroup_id) wg: vec3u, @builtin(num_workgroups) groups: vec3u";
 
 // tile -------------------------------------------------------------------------------------------
 
@@ -281,7 +287,9 @@ function tileSource(config: MatmulConfig): string {
   const copies = planCopies(config, threads);
   const id = ({ slot, from }: Copy): string => (slot ? `(li + ${slot * threads})` : from ? `(li - ${from})` : "li");
   const guard = ({ from, to }: Copy, body: string): string =>
-    from === 0 && to === threads ? body : `if (${[from > 0 ? `li >= ${from}` : "", to < threads ? `li < ${to}` : ""].filter(Boolean).join(" && ")}) {\n${body}\n}`;
+    from === 0 && to === threads
+      ? body
+      : `if (${[from > 0 ? `li >= ${from}` : "", to < threads ? `li < ${to}` : ""].filter(Boolean).join(" && ")}) {\n${body}\n}`;
   const names = [...new Set(copies.map(({ registers }) => registers))];
 
   /**
@@ -302,7 +310,11 @@ function tileSource(config: MatmulConfig): string {
     const { kMajor, width } = operand;
     const clamped = (j: number): string => `min(${first} + ${v}q * 4 + ${j}, ${size} - 1)`;
     const bases = kMajor
-      ? lines(4, (j) => `let ${v}p${j} = ${width === 4 ? `(${origin} + ${clamped(j)} * ${ld}) / 4` : `${origin} + ${clamped(j)} * ${ld}`};`)
+      ? lines(
+          4,
+          (j) =>
+            `let ${v}p${j} = ${width === 4 ? `(${origin} + ${clamped(j)} * ${ld}) / 4` : `${origin} + ${clamped(j)} * ${ld}`};`,
+        )
       : width === 4
         ? `let ${v}p0 = (${origin} + min(${first} + ${v}q * 4, ${size} - 4)) / 4;`
         : lines(4, (j) => `let ${v}p${j} = ${origin} + ${clamped(j)};`);
@@ -315,7 +327,8 @@ function tileSource(config: MatmulConfig): string {
     const { kMajor, width } = operand;
     const v = `${name}${slot}`;
     const ld = name === "a" ? "params.lda" : "params.ldb";
-    const at = (i: number): string => (config.ragged ? `min(${k} + ${v}k + ${i}, params.K - 1)` : `(${k} + ${v}k + ${i})`);
+    const at = (i: number): string =>
+      config.ragged ? `min(${k} + ${v}k + ${i}, params.K - 1)` : `(${k} + ${v}k + ${i})`;
     const quad = config.ragged ? `min(${k} + ${v}k, params.K - 4)` : `(${k} + ${v}k)`;
     const valid = (i: number): string => `${k} + ${v}k + ${i} < kEnd`;
     const round = config.compute === "f16" && operand.type === "f32" ? "vec4<f16>" : "";
@@ -331,15 +344,23 @@ function tileSource(config: MatmulConfig): string {
       const mask = !kMajor ? valid(j) : width === 4 ? valid(0) : `vec4<bool>(${range(4, valid).join(", ")})`;
       return `select(vec4f(), ${value}, ${mask})`;
     };
-    return guard(copy, lines(4, (j) => `${registers}${j} = ${four(j)};`));
+    return guard(
+      copy,
+      lines(4, (j) => `${registers}${j} = ${four(j)};`),
+    );
   };
 
   const store = (copy: Copy, stage: number): string => {
     const { name, slot, extent, operand, registers: r } = copy;
     const v = `${name}${slot}`;
-    const at = (j: number): string => `${name === "a" ? "tileA" : "tileB"}[${stage * tileSize(operand, extent, BK) + (j * extent) / 4} + ${v}s]`;
-    const value = (j: number): string => (operand.kMajor ? `vec4f(${range(4, (i) => `${r}${i}${[".x", ".y", ".z", ".w"][j]}`).join(", ")})` : `${r}${j}`);
-    return guard(copy, lines(4, (j) => `${at(j)} = ${value(j)};`));
+    const at = (j: number): string =>
+      `${name === "a" ? "tileA" : "tileB"}[${stage * tileSize(operand, extent, BK) + (j * extent) / 4} + ${v}s]`;
+    const value = (j: number): string =>
+      operand.kMajor ? `vec4f(${range(4, (i) => `${r}${i}${[".x", ".y", ".z", ".w"][j]}`).join(", ")})` : `${r}${j}`;
+    return guard(
+      copy,
+      lines(4, (j) => `${at(j)} = ${value(j)};`),
+    );
   };
 
   const multiply = (stage: number): string => {
@@ -395,7 +416,9 @@ function matrixSource(config: MatmulConfig): string {
   const sizeB = pitchB * (b.kMajor ? BN : BK);
   const share = epilogueShare(config);
   const sharePitch = 4 * share + 1;
-  const copy = (name: "a" | "b"): { place: string; declare: string; load: (k: string) => string; store: (stage: number) => string } => {
+  const copy = (
+    name: "a" | "b",
+  ): { place: string; declare: string; load: (k: string) => string; store: (stage: number) => string } => {
     const { type, kMajor, width } = name === "a" ? a : b;
     const extent = name === "a" ? BM : BN;
     const units = (extent * BK) / 8;
@@ -407,14 +430,17 @@ function matrixSource(config: MatmulConfig): string {
     const first = name === "a" ? "m0" : "n0";
     const origin = name === "a" ? "originA" : "originB";
     const index = (s: number): string => `(li + ${s * threads})`;
-    const guard = (s: number, body: string): string => ((s + 1) * threads <= units ? body : `if (${index(s)} < ${units}) {\n${body}\n}`);
+    const guard = (s: number, body: string): string =>
+      (s + 1) * threads <= units ? body : `if (${index(s)} < ${units}) {\n${body}\n}`;
     const along = (s: number): string => `${index(s)} % ${perRow} * 8`;
     const row = (s: number): string => `${index(s)} / ${perRow}`;
     // The part of the address that stays the same along K: the row if K-major, else the column.
     const place = lines(count, (s) => {
       const v = `${name}${s}`;
-      if (kMajor) return `let ${v}k = ${along(s)};\nlet ${v}p = (${origin} + min(${first} + ${row(s)}, ${size} - 1) * ${ld}) / ${width};`;
-      const column = (i: number): string => `(${origin} + min(${first} + ${along(s)} + ${i}, ${size} - ${width})) / ${width}`;
+      if (kMajor)
+        return `let ${v}k = ${along(s)};\nlet ${v}p = (${origin} + min(${first} + ${row(s)}, ${size} - 1) * ${ld}) / ${width};`;
+      const column = (i: number): string =>
+        `(${origin} + min(${first} + ${along(s)} + ${i}, ${size} - ${width})) / ${width}`;
       return `let ${v}k = ${row(s)};\n${width === 1 ? lines(8, (i) => `let ${v}p${i} = ${column(i)};`) : lines(8 / width, (i) => `let ${v}p${i} = ${column(i * width)};`)}`;
     });
     const element = width === 8 ? "vec4u" : `vec4<${type}>`;
@@ -423,29 +449,44 @@ function matrixSource(config: MatmulConfig): string {
     const load = (k: string): string =>
       lines(count, (s) => {
         const v = v_(name, s);
-        const at = (i: number, n: number): string => (config.ragged ? `min(${k} + ${v}k + ${i}, params.K - ${n})` : `(${k} + ${v}k + ${i})`);
+        const at = (i: number, n: number): string =>
+          config.ragged ? `min(${k} + ${v}k + ${i}, params.K - ${n})` : `(${k} + ${v}k + ${i})`;
         const part = (h: number): string => {
           const step = 8 / parts;
           const valid = (i: number): string => `${k} + ${v}k + ${i} < kEnd`;
           let value: string;
           if (width > 1) {
-            value = kMajor ? `${name}[${v}p + ${at(h * step, width)} / ${width}]` : `${name}[${v}p${h} + ${at(0, 1)} * (${ld} / ${width})]`;
+            value = kMajor
+              ? `${name}[${v}p + ${at(h * step, width)} / ${width}]`
+              : `${name}[${v}p${h} + ${at(0, 1)} * (${ld} / ${width})]`;
           } else {
-            const i = (e: number): string => (kMajor ? `${v}p + ${at(h * 4 + e, 1)}` : `${v}p${h * 4 + e} + ${at(0, 1)} * ${ld}`);
+            const i = (e: number): string =>
+              kMajor ? `${v}p + ${at(h * 4 + e, 1)}` : `${v}p${h * 4 + e} + ${at(0, 1)} * ${ld}`;
             value = `vec4(${range(4, (e) => `${name}[${i(e)}]`).join(", ")})`;
           }
           if (!config.ragged) return value;
-          const mask = !kMajor ? valid(0) : width > 1 ? valid(h * step) : `vec4<bool>(${range(4, (e) => valid(h * 4 + e)).join(", ")})`;
+          const mask = !kMajor
+            ? valid(0)
+            : width > 1
+              ? valid(h * step)
+              : `vec4<bool>(${range(4, (e) => valid(h * 4 + e)).join(", ")})`;
           return `select(${element}(), ${value}, ${mask})`;
         };
-        return guard(s, lines(parts, (h) => `${v}r${h} = ${part(h)};`));
+        return guard(
+          s,
+          lines(parts, (h) => `${v}r${h} = ${part(h)};`),
+        );
       });
-    const store = (stage: number): string => lines(count, (s) => {
-      const v = v_(name, s);
-      const half = (h: number): string => `bitcast<vec2u>(${type === "f16" ? "" : "vec4<f16>"}(${v}r${h}))`;
-      const value = width === 8 ? `${v}r0` : `vec4u(${half(0)}, ${half(1)})`;
-      return guard(s, `memory[${stage * (sizeA + sizeB) + (name === "a" ? 0 : sizeA)} + ${row(s)} * ${pitch} + ${index(s)} % ${perRow}] = ${value};`);
-    });
+    const store = (stage: number): string =>
+      lines(count, (s) => {
+        const v = v_(name, s);
+        const half = (h: number): string => `bitcast<vec2u>(${type === "f16" ? "" : "vec4<f16>"}(${v}r${h}))`;
+        const value = width === 8 ? `${v}r0` : `vec4u(${half(0)}, ${half(1)})`;
+        return guard(
+          s,
+          `memory[${stage * (sizeA + sizeB) + (name === "a" ? 0 : sizeA)} + ${row(s)} * ${pitch} + ${index(s)} % ${perRow}] = ${value};`,
+        );
+      });
     return { place, declare, load, store };
   };
   const copyA = copy("a");
@@ -468,11 +509,12 @@ ${lines(TN, (j) => `{ let right = ${right(j, kk, stage * (sizeA + sizeB))}; ${ra
     );
   // Each subgroup puts down `share` matrices side by side; then every 32 threads write out 16 rows of one such group.
   const memory = Math.max(stages * (sizeA + sizeB), subgroups * 16 * sharePitch);
-  const writeOut = lines(
-    TM,
-    (i) => lines(
+  const writeOut = lines(TM, (i) =>
+    lines(
       TN / share,
-      (g) => `${lines(share, (j) => `subgroupMatrixStore<row_major>(&memory, sq * ${16 * sharePitch} + ${j * 4}, c${i}_${g * share + j}, ${sharePitch});`)}
+      (
+        g,
+      ) => `${lines(share, (j) => `subgroupMatrixStore<row_major>(&memory, sq * ${16 * sharePitch} + ${j * 4}, c${i}_${g * share + j}, ${sharePitch});`)}
 workgroupBarrier();
 ${lines(2 * share, (t) => {
   const e = `(li % 32 + ${t * 32})`;
@@ -503,7 +545,12 @@ ${copyB.place}
 ${lines(TM, (i) => range(TN, (j) => `var c${i}_${j}: subgroup_matrix_result<f32, 16, 16>;`).join(" "))}
 ${copyA.declare}
 ${copyB.declare}
-${kLoop(config, (k) => `${copyA.load(k)}\n${copyB.load(k)}`, (stage) => `${copyA.store(stage)}\n${copyB.store(stage)}`, multiply)}
+${kLoop(
+  config,
+  (k) => `${copyA.load(k)}\n${copyB.load(k)}`,
+  (stage) => `${copyA.store(stage)}\n${copyB.store(stage)}`,
+  multiply,
+)}
 ${writeOut}
 }
 `;
@@ -514,7 +561,8 @@ const v_ = (name: string, slot: number): string => `${name}${slot}`;
 /** Most matrices that each subgroup can put down at once in the memory that the operand tiles need anyway. */
 function epilogueShare({ BM, BN, BK, PM, PN, a, b }: MatmulConfig): number {
   const TN = BN / PN / 16;
-  const available = ((a.kMajor ? BK : BM) / 8 + 1) * (a.kMajor ? BM : BK) + ((b.kMajor ? BK : BN) / 8 + 1) * (b.kMajor ? BN : BK);
+  const available =
+    ((a.kMajor ? BK : BM) / 8 + 1) * (a.kMajor ? BM : BK) + ((b.kMajor ? BK : BN) / 8 + 1) * (b.kMajor ? BN : BK);
   for (const share of [8, 4, 2]) if (TN % share === 0 && PM * PN * 16 * (4 * share + 1) <= available) return share;
   return 1;
 }
@@ -522,7 +570,12 @@ function epilogueShare({ BM, BN, BK, PM, PN, a, b }: MatmulConfig): number {
 // vector -----------------------------------------------------------------------------------------
 
 /** The operand along the long side of C, which is read once, and the one along the short side, which every thread re-reads. */
-function sides(config: MatmulConfig): { long: "a" | "b"; short: "a" | "b"; width: number; shortAt: (s: number, k: string) => string } {
+function sides(config: MatmulConfig): {
+  long: "a" | "b";
+  short: "a" | "b";
+  width: number;
+  shortAt: (s: number, k: string) => string;
+} {
   const [long, short] = config.long === "n" ? (["b", "a"] as const) : (["a", "b"] as const);
   const { kMajor, width } = config[short];
   const size = short === "a" ? "params.M" : "params.N";
@@ -551,9 +604,14 @@ function dotSource(config: MatmulConfig): string {
   const ld = long === "a" ? "params.lda" : "params.ldb";
   const direct = width === 4 && config[short].width === 4 && config[short].kMajor;
   const shortOrigin = short === "a" ? "originA" : "originB";
-  const shortRow = (s: number): string => `min(${short === "a" ? "m0" : "n0"} + ${s}, ${short === "a" ? "params.M" : "params.N"} - 1) * ${short === "a" ? "params.lda" : "params.ldb"}`;
+  const shortRow = (s: number): string =>
+    `min(${short === "a" ? "m0" : "n0"} + ${s}, ${short === "a" ? "params.M" : "params.N"} - 1) * ${short === "a" ? "params.lda" : "params.ldb"}`;
   const x = (s: number): string =>
-    direct ? `vec4f(${short}[(${shortOrigin} + ${shortRow(s)} + k) / 4])` : width === 4 ? `vec4f(${range(4, (i) => shortAt(s, `k + ${i}`)).join(", ")})` : shortAt(s, "k");
+    direct
+      ? `vec4f(${short}[(${shortOrigin} + ${shortRow(s)} + k) / 4])`
+      : width === 4
+        ? `vec4f(${range(4, (i) => shortAt(s, `k + ${i}`)).join(", ")})`
+        : shortAt(s, "k");
   const w = (r: number): string => (width === 4 ? `vec4f(${long}[(w${r} + k) / 4])` : `f32(${long}[w${r} + k])`);
   const product = (s: number, r: number): string => (width === 4 ? `dot(x${s}, y${r})` : `x${s} * y${r}`);
   const outputs = teams * R * S;
@@ -602,7 +660,10 @@ function columnSource(config: MatmulConfig): string {
   const out = (s: number): string => {
     const value = (e: number): string => (width === 4 ? `sum[${e}]` : "sum");
     const place = (e: number): string => `${first} + li % ${lanes} * ${width} + ${e}`;
-    const write = (e: number): string => (config.long === "n" ? `writeOne(originC, m0 + ${s} + li / ${lanes}, ${place(e)}, ${value(e)});` : `writeOne(originC, ${place(e)}, n0 + ${s} + li / ${lanes}, ${value(e)});`);
+    const write = (e: number): string =>
+      config.long === "n"
+        ? `writeOne(originC, m0 + ${s} + li / ${lanes}, ${place(e)}, ${value(e)});`
+        : `writeOne(originC, ${place(e)}, n0 + ${s} + li / ${lanes}, ${value(e)});`;
     return lines(width, write);
   };
   return `${header(config)}
@@ -717,8 +778,26 @@ export interface MatmulParams extends Record<string, number> {}
 
 type Tile = Pick<MatmulConfig, "kind" | "BM" | "BN" | "BK" | "PM" | "PN" | "stages" | "unroll">;
 
-const simt = (BM: number, BN: number, BK: number, PM: number, PN: number, stages: 1 | 2 = 1, unroll = BK): Tile => ({ kind: "tile", BM, BN, BK, PM, PN, stages, unroll });
-const units = (BM: number, BN: number, BK: number, PM: number, PN: number): Tile => ({ kind: "matrix", BM, BN, BK, PM, PN, stages: 1, unroll: 1 });
+const simt = (BM: number, BN: number, BK: number, PM: number, PN: number, stages: 1 | 2 = 1, unroll = BK): Tile => ({
+  kind: "tile",
+  BM,
+  BN,
+  BK,
+  PM,
+  PN,
+  stages,
+  unroll,
+});
+const units = (BM: number, BN: number, BK: number, PM: number, PN: number): Tile => ({
+  kind: "matrix",
+  BM,
+  BN,
+  BK,
+  PM,
+  PN,
+  stages: 1,
+  unroll: 1,
+});
 
 /** Workgroups that fill a large GPU. */
 const ENOUGH = 256;
@@ -732,7 +811,8 @@ export function chooseMatmul(shape: MatmulShape, device: MatmulDevice): MatmulCo
   const pitchB = kMajorB ? K : N;
   const short = Math.min(M, N);
   const useMatrix = compute === "f16" && device.subgroupMatrix && short > 8;
-  const width = (pitch: number, type: FloatType): 1 | 4 | 8 => (useMatrix && type === "f16" && pitch % 8 === 0 ? 8 : pitch % 4 === 0 ? 4 : 1);
+  const width = (pitch: number, type: FloatType): 1 | 4 | 8 =>
+    useMatrix && type === "f16" && pitch % 8 === 0 ? 8 : pitch % 4 === 0 ? 4 : 1;
   const a: MatmulOperand = { type: shape.a, kMajor: kMajorA, width: width(pitchA, shape.a) };
   const b: MatmulOperand = { type: shape.b, kMajor: kMajorB, width: width(pitchB, shape.b) };
   const count = (t: Tile): number => Math.ceil(M / t.BM) * Math.ceil(N / t.BN) * batch;
@@ -744,14 +824,34 @@ export function chooseMatmul(shape: MatmulShape, device: MatmulDevice): MatmulCo
     if (W.kMajor) {
       const R = S === 1 ? 4 : S === 2 ? 2 : 1;
       const long_ = (256 / 32) * R;
-      tile = { kind: "vector", BM: long === "n" ? S : long_, BN: long === "n" ? long_ : S, BK: 32 * W.width, PM: S, PN: R, stages: 1, unroll: 1 };
+      tile = {
+        kind: "vector",
+        BM: long === "n" ? S : long_,
+        BN: long === "n" ? long_ : S,
+        BK: 32 * W.width,
+        PM: S,
+        PN: R,
+        stages: 1,
+        unroll: 1,
+      };
     } else {
       const lanes = W.width === 4 ? 8 : 32;
       const long_ = lanes * W.width;
-      tile = { kind: "vector", BM: long === "n" ? S : long_, BN: long === "n" ? long_ : S, BK: (256 / lanes) * 4, PM: S, PN: lanes, stages: 1, unroll: 1 };
+      tile = {
+        kind: "vector",
+        BM: long === "n" ? S : long_,
+        BN: long === "n" ? long_ : S,
+        BK: (256 / lanes) * 4,
+        PM: S,
+        PN: lanes,
+        stages: 1,
+        unroll: 1,
+      };
     }
   } else if (useMatrix) {
-    const all = [units(128, 128, 32, 2, 2), units(64, 64, 32, 2, 2)].filter((t) => matrixStorage(t, a, b) <= device.workgroupStorage);
+    const all = [units(128, 128, 32, 2, 2), units(64, 64, 32, 2, 2)].filter(
+      (t) => matrixStorage(t, a, b) <= device.workgroupStorage,
+    );
     tile = all.find((t) => count(t) >= ENOUGH) ?? all[all.length - 1] ?? units(64, 64, 16, 2, 2);
   } else {
     const all = [simt(128, 128, 16, 8, 8), simt(64, 64, 16, 4, 4), simt(32, 32, 16, 4, 4)];
@@ -778,7 +878,11 @@ export function chooseMatmul(shape: MatmulShape, device: MatmulDevice): MatmulCo
 }
 
 function matrixStorage(t: Tile, a: MatmulOperand, b: MatmulOperand): number {
-  return 16 * (((a.kMajor ? t.BK : t.BM) / 8 + 1) * (a.kMajor ? t.BM : t.BK) + ((b.kMajor ? t.BK : t.BN) / 8 + 1) * (b.kMajor ? t.BN : t.BK));
+  return (
+    16 *
+    (((a.kMajor ? t.BK : t.BM) / 8 + 1) * (a.kMajor ? t.BM : t.BK) +
+      ((b.kMajor ? t.BK : t.BN) / 8 + 1) * (b.kMajor ? t.BN : t.BK))
+  );
 }
 
 export function matmulParams(config: MatmulConfig, shape: MatmulShape): MatmulParams {

@@ -51,7 +51,13 @@ function makePlan(device: Device, shape: MatmulShape): Plan {
   const { M, N, batch } = shape;
   if (device.software) {
     const workgroups = grid(Math.ceil(directThreads(shape) / 64));
-    return { kernel: kernelOf("matmul.direct", directSource(shape)), params: directParams(shape), workgroups, splitK: 1, reduce: null };
+    return {
+      kernel: kernelOf("matmul.direct", directSource(shape)),
+      params: directParams(shape),
+      workgroups,
+      splitK: 1,
+      reduce: null,
+    };
   }
   const config = chooseMatmul(shape, {
     subgroupMatrix: device.subgroupMatrix,
@@ -142,7 +148,10 @@ export function matmulForward(a: Tensor, b: Tensor, launch: MatmulLaunch): { c: 
   if (plan.reduce) {
     const partial = empty([plan.splitK, batch, M, N], { device });
     plan.kernel.run({ params, a, b, c: partial }, { workgroups });
-    plan.reduce.kernel.run({ params: plan.reduce.params, partial, c, ...outputs }, { workgroups: plan.reduce.workgroups });
+    plan.reduce.kernel.run(
+      { params: plan.reduce.params, partial, c, ...outputs },
+      { workgroups: plan.reduce.workgroups },
+    );
     partial.dispose();
   } else {
     plan.kernel.run({ params, a, b, c, ...outputs }, { workgroups });
@@ -164,13 +173,18 @@ export interface MatmulOptions {
  * none and serves all batches. A vector counts as one row on the left, one column on the right, as in torch.matmul. Under
  * autocast the operands are rounded to f16 and the result is f16.
  */
-export function matmul(a: Tensor, b: Tensor, { transposeA = false, transposeB = false, bias = null }: MatmulOptions = {}): Tensor {
+export function matmul(
+  a: Tensor,
+  b: Tensor,
+  { transposeA = false, transposeB = false, bias = null }: MatmulOptions = {},
+): Tensor {
   for (const [name, x] of Object.entries({ a, b })) {
     if (x.dtype !== "f32" && x.dtype !== "f16") throw new Error(`matmul: ${name} is ${x.dtype}, expected f32 or f16`);
     if (x.shape.length === 0) throw new Error(`matmul: ${name} is a scalar; use mul`);
   }
   const cast = autocastType();
-  if (!cast && a.dtype !== b.dtype) throw new Error(`matmul: a is ${a.dtype} and b is ${b.dtype}, expected one dtype (or autocast)`);
+  if (!cast && a.dtype !== b.dtype)
+    throw new Error(`matmul: a is ${a.dtype} and b is ${b.dtype}, expected one dtype (or autocast)`);
   if (a.shape.length === 1) {
     const y = matmul(a.reshape(transposeA ? [a.size, 1] : [1, a.size]), b, { transposeA, transposeB, bias });
     return b.shape.length === 1 ? y.reshape([]) : y.reshape([...y.shape.slice(0, -2), ...y.shape.slice(-1)]);
@@ -188,10 +202,21 @@ export function matmul(a: Tensor, b: Tensor, { transposeA = false, transposeB = 
   if (leadA.join() !== leadB.join() && leadA.length > 0 && leadB.length > 0) {
     throw new Error(`matmul: ${shapes} have different leading axes; expected equal ones, or none on one side`);
   }
-  if (bias && (bias.shape.length !== 1 || bias.size !== N)) throw new Error(`matmul: bias has shape [${bias.shape}], expected [${N}]`);
+  if (bias && (bias.shape.length !== 1 || bias.size !== N))
+    throw new Error(`matmul: bias has shape [${bias.shape}], expected [${N}]`);
   const lead = leadA.length > 0 ? leadA : leadB;
   const compute = cast ?? (a.dtype as FloatType);
-  const dims: Product = { M, N, K, batch: sizeOf(lead), oneA: leadA.length === 0, oneB: leadB.length === 0, transposeA, transposeB, compute };
+  const dims: Product = {
+    M,
+    N,
+    K,
+    batch: sizeOf(lead),
+    oneA: leadA.length === 0,
+    oneB: leadB.length === 0,
+    transposeA,
+    transposeB,
+    compute,
+  };
   const c = product(a, b, dims, { shape: [...lead, M, N], dtype: compute, bias });
   return record(c, [a, b, bias ?? a], (dc) => [
     needsGrad(a) ? gradA(dc, b, dims, a) : null,
@@ -227,8 +252,18 @@ function gradA(dc: Tensor, b: Tensor, dims: Product, a: Tensor): Tensor {
   const sum = oneA && batch > 1;
   const target = { shape: sum ? [batch, ...a.shape] : a.shape, dtype: sum ? "f32" : (a.dtype as FloatType) } as const;
   const grad = transposeA
-    ? product(b, dc, { M: K, N: M, K: N, batch, oneA: oneB, oneB: false, transposeA: transposeB, transposeB: true, compute }, target)
-    : product(dc, b, { M, N: K, K: N, batch, oneA: false, oneB, transposeA: false, transposeB: !transposeB, compute }, target);
+    ? product(
+        b,
+        dc,
+        { M: K, N: M, K: N, batch, oneA: oneB, oneB: false, transposeA: transposeB, transposeB: true, compute },
+        target,
+      )
+    : product(
+        dc,
+        b,
+        { M, N: K, K: N, batch, oneA: false, oneB, transposeA: false, transposeB: !transposeB, compute },
+        target,
+      );
   return sum ? sumBatches(grad, a) : grad;
 }
 
@@ -239,8 +274,18 @@ function gradB(dc: Tensor, a: Tensor, dims: Product, b: Tensor): Tensor {
   const sum = oneB && batch > 1;
   const target = { shape: sum ? [batch, ...b.shape] : b.shape, dtype: sum ? "f32" : (b.dtype as FloatType) } as const;
   const grad = transposeB
-    ? product(dc, a, { M: N, N: K, K: M, batch, oneA: false, oneB: oneA, transposeA: true, transposeB: transposeA, compute }, target)
-    : product(a, dc, { M: K, N, K: M, batch, oneA, oneB: false, transposeA: !transposeA, transposeB: false, compute }, target);
+    ? product(
+        dc,
+        a,
+        { M: N, N: K, K: M, batch, oneA: false, oneB: oneA, transposeA: true, transposeB: transposeA, compute },
+        target,
+      )
+    : product(
+        a,
+        dc,
+        { M: K, N, K: M, batch, oneA, oneB: false, transposeA: !transposeA, transposeB: false, compute },
+        target,
+      );
   return sum ? sumBatches(grad, b) : grad;
 }
 

@@ -17,7 +17,8 @@ export interface LoadResult {
 // Like tensors, modules of two copies of core recognise each other.
 const MODULE: unique symbol = Symbol.for("@kindling/core/module/1") as never;
 
-export const isModule = (value: unknown): value is Module => typeof value === "object" && value !== null && MODULE in value;
+export const isModule = (value: unknown): value is Module =>
+  typeof value === "object" && value !== null && MODULE in value;
 
 export abstract class Module {
   static {
@@ -47,17 +48,10 @@ export abstract class Module {
     for (const [, child] of this.namedChildren()) yield* child.modules();
   }
 
-  *#named(role: "parameter" | "buffer", prefix: string): Generator<[string, Tensor]> {
-    for (const [key, value] of Object.entries(this)) {
-      if (isTensor(value) && value.role === role) yield [prefix + key, value];
-    }
-    for (const [key, child] of this.namedChildren()) yield* child.#named(role, `${prefix}${key}.`);
-  }
-
   /** Parameters with their paths; a parameter that several modules share comes once, under its first path. */
   *namedParameters(prefix = ""): Generator<[string, Tensor]> {
     const seen = new Set<Tensor>();
-    for (const [name, p] of this.#named("parameter", prefix)) {
+    for (const [name, p] of named(this, "parameter", prefix)) {
       if (seen.has(p)) continue;
       seen.add(p);
       yield [name, p];
@@ -65,7 +59,7 @@ export abstract class Module {
   }
 
   namedBuffers(prefix = ""): Generator<[string, Tensor]> {
-    return this.#named("buffer", prefix);
+    return named(this, "buffer", prefix);
   }
 
   parameters(): Tensor[] {
@@ -78,7 +72,7 @@ export abstract class Module {
 
   /** Every parameter and buffer under its path, shared ones under each of theirs: the tensors themselves, no copies. */
   stateDict(): StateDict {
-    return Object.fromEntries([...this.#named("parameter", ""), ...this.#named("buffer", "")]);
+    return Object.fromEntries([...named(this, "parameter"), ...named(this, "buffer")]);
   }
 
   /**
@@ -163,9 +157,19 @@ export abstract class Module {
   /** As PyTorch prints modules. */
   toString(): string {
     const name = this.constructor.name;
-    const lines = [...this.namedChildren()].map(([key, child]) => `  (${key}): ${child.toString().replaceAll("\n", "\n  ")}`);
+    const lines = [...this.namedChildren()].map(
+      ([key, child]) => `  (${key}): ${child.toString().replaceAll("\n", "\n  ")}`,
+    );
     return lines.length === 0 ? `${name}(${this.extraRepr()})` : `${name}(\n${lines.join("\n")}\n)`;
   }
+}
+
+/** The tensors of one role in `module` and below, with their paths. */
+function* named(module: Module, role: "parameter" | "buffer", prefix = ""): Generator<[string, Tensor]> {
+  for (const [key, value] of Object.entries(module)) {
+    if (isTensor(value) && value.role === role) yield [prefix + key, value];
+  }
+  for (const [key, child] of module.namedChildren()) yield* named(child, role, `${prefix}${key}.`);
 }
 
 /** Frees `leaf.grad`. */

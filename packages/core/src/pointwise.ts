@@ -14,11 +14,20 @@ export interface Pointwise {
 /** Throws unless `value` is a Pointwise; `where` names the function and argument for the message. */
 export function checkPointwise(where: string, value: Pointwise): Pointwise {
   const { name, forward, backward } = value ?? {};
-  if (typeof name !== "string" || !/^[A-Za-z]\w*$/.test(name) || typeof forward !== "string" || typeof backward !== "string") {
-    throw new Error(`${where}: expected { name, forward, backward } with WGSL text, got ${typeof value === "object" ? JSON.stringify(value) : String(value)}`);
+  if (
+    typeof name !== "string" ||
+    !/^[A-Za-z]\w*$/.test(name) ||
+    typeof forward !== "string" ||
+    typeof backward !== "string"
+  ) {
+    throw new Error(
+      `${where}: expected { name, forward, backward } with WGSL text, got ${typeof value === "object" ? JSON.stringify(value) : String(value)}`,
+    );
   }
   if (!new RegExp(`fn\\s+${name}\\s*\\(`).test(forward) || !new RegExp(`fn\\s+${name}Grad\\s*\\(`).test(backward)) {
-    throw new Error(`${where}: the WGSL of "${name}" must define fn ${name}(x: f32) -> f32 and fn ${name}Grad(x: f32, dy: f32) -> f32`);
+    throw new Error(
+      `${where}: the WGSL of "${name}" must define fn ${name}(x: f32) -> f32 and fn ${name}Grad(x: f32, dy: f32) -> f32`,
+    );
   }
   return value;
 }

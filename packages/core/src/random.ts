@@ -8,8 +8,9 @@
  * The seed and a base counter live in a GPU buffer; a launch passes its stream as an offset from that base. Advancing the
  * base is itself a dispatch, so a captured step draws fresh numbers at each replay, the same ones as eager steps would.
  */
-import { needsGrad } from "./autograd.ts";
+
 import { threads } from "./arithmetic.ts";
+import { needsGrad } from "./autograd.ts";
 import { type Device, defaultDevice } from "./device.ts";
 import { kernel, variants } from "./kernel.ts";
 import { persist } from "./scope.ts";
@@ -47,7 +48,9 @@ fn philox(counter: vec4u, seed: vec2u) -> vec4u {
 
 /** rng = (seed low, seed high, base): the counter of element group i of stream s is (i, base + s, 0, 0). */
 const drawKernel = variants((T: FloatType, distribution: "uniform" | "normal") =>
-  kernel(`core.${distribution}.${T}`, /* wgsl */ `
+  kernel(
+    `core.${distribution}.${T}`,
+    /* wgsl */ `
 struct Params { vectors: u32, stream: u32, a: f32, b: f32 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -74,18 +77,22 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
   let i = id.x + id.y * groups.x * 256;
   if (i >= params.vectors) { return; }
   y[i] = vec4<${T}>(${distribution}_(philox(vec4u(i, rng[2] + params.stream, 0, 0), vec2u(rng[0], rng[1]))));
-}`),
+}`,
+  ),
 );
 
 const advanceKernel = variants(() =>
-  kernel("core.advanceStreams", /* wgsl */ `
+  kernel(
+    "core.advanceStreams",
+    /* wgsl */ `
 struct Params { count: u32 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read_write> rng: array<u32>;
 
 @compute @workgroup_size(1)
-fn main() { rng[2] += params.count; }`),
+fn main() { rng[2] += params.count; }`,
+  ),
 );
 
 function generator(device: Device): NonNullable<Device["random"]> {
@@ -106,7 +113,8 @@ function seed(device: Device, value: number): void {
 
 /** Starts the device's random numbers anew: the same seed gives the same numbers. */
 export function manualSeed(value: number, device: Device = defaultDevice()): void {
-  if (!Number.isSafeInteger(value) || value < 0) throw new Error(`manualSeed: seed ${value}; expected a whole number from 0 to 2^53 - 1`);
+  if (!Number.isSafeInteger(value) || value < 0)
+    throw new Error(`manualSeed: seed ${value}; expected a whole number from 0 to 2^53 - 1`);
   seed(device, value);
 }
 
@@ -144,8 +152,10 @@ export function advanceStreams(device: Device | undefined = state.device): void 
 }
 
 function draw(y: Tensor, distribution: "uniform" | "normal", a: number, b: number): Tensor {
-  if (y.dtype !== "f32" && y.dtype !== "f16") throw new Error(`${distribution}: expected an f32 or f16 tensor, got ${y.dtype}`);
-  if (y.node && needsGrad(y)) throw new Error(`${distribution}: cannot overwrite the result of an operation that is on the tape`);
+  if (y.dtype !== "f32" && y.dtype !== "f16")
+    throw new Error(`${distribution}: expected an f32 or f16 tensor, got ${y.dtype}`);
+  if (y.node && needsGrad(y))
+    throw new Error(`${distribution}: cannot overwrite the result of an operation that is on the tape`);
   const vectors = Math.ceil(y.size / 4);
   const stream = nextStream(y.device);
   const params = { vectors, stream: stream.offset, a, b };

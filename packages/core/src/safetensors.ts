@@ -39,30 +39,43 @@ const fail = (reason: string): never => {
 
 /** Reads a file's header and checks it against the data. */
 export function parseSafetensors(file: Uint8Array<ArrayBuffer>): SafetensorsFile {
-  if (file.length < 8) fail(`the file has ${file.length} bytes, too few for the 8 of the header length; is it truncated?`);
+  if (file.length < 8)
+    fail(`the file has ${file.length} bytes, too few for the 8 of the header length; is it truncated?`);
   const view = new DataView(file.buffer, file.byteOffset, file.byteLength);
   const length = Number(view.getBigUint64(0, true));
-  if (length > file.length - 8) fail(`the header should have ${length} bytes, the file has ${file.length - 8} after the length; is it truncated?`);
+  if (length > file.length - 8)
+    fail(`the header should have ${length} bytes, the file has ${file.length - 8} after the length; is it truncated?`);
   const header = parseHeader(file.subarray(8, 8 + length));
   const data = file.subarray(8 + length);
   const { __metadata__: metadata = {}, ...entries } = header;
   const tensors: Record<string, HostTensor> = {};
   const spans: { name: string; start: number; end: number }[] = [];
   for (const [name, entry] of Object.entries(entries)) {
-    const { dtype, shape, data_offsets: offsets } = (entry ?? {}) as { dtype?: unknown; shape?: unknown; data_offsets?: unknown };
-    if (typeof dtype !== "string" || !(dtype in BYTES)) fail(`tensor "${name}" has dtype ${JSON.stringify(dtype)}; expected one of ${Object.keys(BYTES).join(", ")}`);
+    const {
+      dtype,
+      shape,
+      data_offsets: offsets,
+    } = (entry ?? {}) as { dtype?: unknown; shape?: unknown; data_offsets?: unknown };
+    if (typeof dtype !== "string" || !(dtype in BYTES))
+      fail(`tensor "${name}" has dtype ${JSON.stringify(dtype)}; expected one of ${Object.keys(BYTES).join(", ")}`);
     if (!isWholeNumbers(shape)) fail(`tensor "${name}" has shape ${JSON.stringify(shape)}; expected whole numbers`);
-    if (!isWholeNumbers(offsets) || (offsets as number[]).length !== 2) fail(`tensor "${name}" has data_offsets ${JSON.stringify(offsets)}; expected [start, end]`);
+    if (!isWholeNumbers(offsets) || (offsets as number[]).length !== 2)
+      fail(`tensor "${name}" has data_offsets ${JSON.stringify(offsets)}; expected [start, end]`);
     const [start, end] = offsets as [number, number];
     const bytes = sizeOf(shape as number[]) * BYTES[dtype as string]!;
-    if (end - start !== bytes) fail(`tensor "${name}" [${shape}] ${dtype} needs ${bytes} bytes, its data_offsets span ${end - start}`);
-    if (end > data.length) fail(`tensor "${name}" ends at byte ${end}, the file holds ${data.length} bytes of data; is it truncated?`);
+    if (end - start !== bytes)
+      fail(`tensor "${name}" [${shape}] ${dtype} needs ${bytes} bytes, its data_offsets span ${end - start}`);
+    if (end > data.length)
+      fail(`tensor "${name}" ends at byte ${end}, the file holds ${data.length} bytes of data; is it truncated?`);
     spans.push({ name, start, end });
     tensors[name] = { dtype: dtype as string, shape: shape as number[], bytes: data.subarray(start, end) };
   }
   let at = 0;
   for (const { name, start, end } of spans.sort((a, b) => a.start - b.start || a.end - b.end)) {
-    if (start !== at) fail(`tensor "${name}" starts at byte ${start}, expected ${at}: the tensors must cover the data without gap or overlap`);
+    if (start !== at)
+      fail(
+        `tensor "${name}" starts at byte ${start}, expected ${at}: the tensors must cover the data without gap or overlap`,
+      );
     at = end;
   }
   if (at !== data.length) fail(`${data.length - at} bytes follow the last tensor`);
@@ -76,11 +89,13 @@ function parseHeader(bytes: Uint8Array): Record<string, unknown> {
   } catch (error) {
     return fail(`the header is not JSON (${(error as Error).message})`);
   }
-  if (typeof header !== "object" || header === null || Array.isArray(header)) return fail("the header is not a JSON object");
+  if (typeof header !== "object" || header === null || Array.isArray(header))
+    return fail("the header is not a JSON object");
   return header as Record<string, unknown>;
 }
 
-const isWholeNumbers = (value: unknown): value is number[] => Array.isArray(value) && value.every((d) => Number.isSafeInteger(d) && d >= 0);
+const isWholeNumbers = (value: unknown): value is number[] =>
+  Array.isArray(value) && value.every((d) => Number.isSafeInteger(d) && d >= 0);
 
 /** The values as numbers: 64-bit integers beyond 2^53 and f64 lose precision. */
 export function valuesOf({ dtype, bytes }: HostTensor): ArrayLike<number> {
@@ -114,7 +129,10 @@ export function valuesOf({ dtype, bytes }: HostTensor): ArrayLike<number> {
 }
 
 /** Uploads every tensor of a file: F64 and BF16 as f32, integers as i32 or u32; a value that these cannot hold is an error. */
-export function loadSafetensors(file: Uint8Array<ArrayBuffer>, { device = defaultDevice() }: { device?: Device } = {}): StateDict {
+export function loadSafetensors(
+  file: Uint8Array<ArrayBuffer>,
+  { device = defaultDevice() }: { device?: Device } = {},
+): StateDict {
   const { tensors } = parseSafetensors(file);
   return Object.fromEntries(Object.entries(tensors).map(([name, host]) => [name, upload(name, host, device)]));
 }
@@ -134,7 +152,8 @@ function upload(name: string, host: HostTensor, device: Device): Tensor {
   if (target === "i32" || target === "u32") {
     const whole = encoded as Int32Array | Uint32Array;
     for (let i = 0; i < values.length; i++) {
-      if (whole[i] !== values[i]) fail(`tensor "${name}" ${host.dtype} holds ${values[i]}, which does not fit ${target}`);
+      if (whole[i] !== values[i])
+        fail(`tensor "${name}" ${host.dtype} holds ${values[i]}, which does not fit ${target}`);
     }
   }
   device.write(t, encoded);
@@ -142,7 +161,10 @@ function upload(name: string, host: HostTensor, device: Device): Tensor {
 }
 
 /** Writes tensors, in the order of the record, as one file. Waits for the GPU. */
-export async function saveSafetensors(tensors: StateDict, metadata: Record<string, string> = {}): Promise<Uint8Array<ArrayBuffer>> {
+export async function saveSafetensors(
+  tensors: StateDict,
+  metadata: Record<string, string> = {},
+): Promise<Uint8Array<ArrayBuffer>> {
   const parts = await Promise.all(Object.values(tensors).map(bytesOf));
   const header: Record<string, unknown> = Object.keys(metadata).length > 0 ? { __metadata__: metadata } : {};
   let at = 0;

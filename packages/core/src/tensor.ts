@@ -24,7 +24,8 @@ const BYTES: Record<DType, number> = { f32: 4, f16: 2, i32: 4, u32: 4, bool: 4 }
 // A registered symbol, not `instanceof`: two copies of core in one bundle still recognise each other's tensors.
 const TENSOR: unique symbol = Symbol.for("@kindling/core/tensor/1") as never;
 
-export const isTensor = (value: unknown): value is Tensor => typeof value === "object" && value !== null && TENSOR in value;
+export const isTensor = (value: unknown): value is Tensor =>
+  typeof value === "object" && value !== null && TENSOR in value;
 
 /** Memory that one or more tensors share. */
 export interface Storage {
@@ -39,6 +40,8 @@ const collected = new FinalizationRegistry<Storage>(release);
 export class Tensor {
   static {
     Object.defineProperty(this.prototype, TENSOR, { value: true });
+    // What console.log shows in Node.
+    Object.defineProperty(this.prototype, Symbol.for("nodejs.util.inspect.custom"), { value: this.prototype.toString });
   }
 
   readonly device: Device;
@@ -94,7 +97,8 @@ export class Tensor {
 
   /** @internal */
   get storage(): Storage {
-    if (!this.#storage) throw new Error(`tensor [${this.shape}] ${this.dtype} was disposed (by dispose() or at the end of its scope)`);
+    if (!this.#storage)
+      throw new Error(`tensor [${this.shape}] ${this.dtype} was disposed (by dispose() or at the end of its scope)`);
     return this.#storage;
   }
 
@@ -113,7 +117,8 @@ export class Tensor {
     if (on && this.dtype !== "f32" && this.dtype !== "f16") {
       throw new Error(`requiresGrad: only f32 and f16 tensors have gradients, got ${this.dtype}`);
     }
-    if (!on && this.node) throw new Error("requiresGrad: cannot be switched off on the result of an operation; use detach()");
+    if (!on && this.node)
+      throw new Error("requiresGrad: cannot be switched off on the result of an operation; use detach()");
     this.#requiresGrad = on;
   }
 
@@ -190,8 +195,10 @@ export class Tensor {
   view(start: number, shape: Shape): Tensor {
     const offset = this.offset + start * BYTES[this.dtype];
     const alignment = this.device.limits.minStorageBufferOffsetAlignment;
-    if (offset % alignment !== 0) throw new Error(`view: element ${start} lies at byte ${offset}, not a multiple of ${alignment}`);
-    if (start < 0 || start + sizeOf(shape) > this.size) throw new Error(`view: [${shape}] from element ${start} exceeds [${this.shape}]`);
+    if (offset % alignment !== 0)
+      throw new Error(`view: element ${start} lies at byte ${offset}, not a multiple of ${alignment}`);
+    if (start < 0 || start + sizeOf(shape) > this.size)
+      throw new Error(`view: [${shape}] from element ${start} exceeds [${this.shape}]`);
     return new Tensor(this.device, shape, this.dtype, this.storage, offset);
   }
 
@@ -231,21 +238,26 @@ export function sizeOf(shape: Shape): number {
 export function empty(shape: Shape, { dtype = "f32", device = defaultDevice() }: TensorOptions = {}): Tensor {
   if (!(dtype in BYTES)) throw new Error(`empty: dtype "${dtype}" is unknown; expected f32, f16, i32, u32 or bool`);
   for (const d of shape) {
-    if (!Number.isInteger(d) || d < 1) throw new Error(`empty: shape [${shape}] has a dimension ${d}; every dimension is a whole number ≥ 1`);
+    if (!Number.isInteger(d) || d < 1)
+      throw new Error(`empty: shape [${shape}] has a dimension ${d}; every dimension is a whole number ≥ 1`);
   }
   if (dtype === "f16" && !device.features.has("shader-f16")) {
     throw new Error(`empty: dtype f16 needs a GPU with shader-f16, which ${device.name} does not offer`);
   }
   const bytes = Math.ceil((sizeOf(shape) * BYTES[dtype]) / 16) * 16;
   const limit = Math.min(device.limits.maxStorageBufferBindingSize, device.limits.maxBufferSize);
-  if (bytes > limit) throw new Error(`empty: shape [${shape}] ${dtype} takes ${bytes} bytes; ${device.name} binds at most ${limit}`);
+  if (bytes > limit)
+    throw new Error(`empty: shape [${shape}] ${dtype} takes ${bytes} bytes; ${device.name} binds at most ${limit}`);
   return new Tensor(device, [...shape], dtype);
 }
 
-export const emptyLike = (x: Tensor, { shape = x.shape, dtype = x.dtype }: { shape?: Shape; dtype?: DType } = {}): Tensor =>
-  empty(shape, { dtype, device: x.device });
+export const emptyLike = (
+  x: Tensor,
+  { shape = x.shape, dtype = x.dtype }: { shape?: Shape; dtype?: DType } = {},
+): Tensor => empty(shape, { dtype, device: x.device });
 
-export const full = (shape: Shape, value: number, options: TensorOptions = {}): Tensor => fill(empty(shape, options), value);
+export const full = (shape: Shape, value: number, options: TensorOptions = {}): Tensor =>
+  fill(empty(shape, options), value);
 export const zeros = (shape: Shape, options: TensorOptions = {}): Tensor => full(shape, 0, options);
 export const ones = (shape: Shape, options: TensorOptions = {}): Tensor => full(shape, 1, options);
 
@@ -256,11 +268,15 @@ export interface FromOptions extends TensorOptions {
 }
 
 /** A tensor with the values of nested arrays or of a TypedArray (which is copied). */
-export function tensor(data: NestedArray | TypedArray, { shape, dtype, device = defaultDevice(), requiresGrad = false }: FromOptions = {}): Tensor {
+export function tensor(
+  data: NestedArray | TypedArray,
+  { shape, dtype, device = defaultDevice(), requiresGrad = false }: FromOptions = {},
+): Tensor {
   const flat: ArrayLike<number> = ArrayBuffer.isView(data) ? (data as TypedArray) : (flatten(data) as number[]);
   const natural = ArrayBuffer.isView(data) ? [flat.length] : nesting(data);
   const target = shape ?? natural;
-  if (sizeOf(target) !== flat.length) throw new Error(`tensor: shape [${target}] holds ${sizeOf(target)} elements, the data has ${flat.length}`);
+  if (sizeOf(target) !== flat.length)
+    throw new Error(`tensor: shape [${target}] holds ${sizeOf(target)} elements, the data has ${flat.length}`);
   const type = dtype ?? guess(data);
   const t = empty(target, { dtype: type, device });
   device.write(t, encode(flat, type));
@@ -302,12 +318,15 @@ function flatten(data: NestedArray | TypedArray): number[] {
   const visit = (value: unknown, shape: readonly number[]): void => {
     if (!Array.isArray(value)) {
       if (shape.length > 0 || (typeof value !== "number" && typeof value !== "boolean")) {
-        throw new Error(`tensor: expected numbers nested in arrays of equal length, found ${typeof value} beside arrays`);
+        throw new Error(
+          `tensor: expected numbers nested in arrays of equal length, found ${typeof value} beside arrays`,
+        );
       }
       out.push(Number(value));
       return;
     }
-    if (value.length !== shape[0]) throw new Error(`tensor: rows of ${shape[0]} and ${value.length} elements; nested arrays must be regular`);
+    if (value.length !== shape[0])
+      throw new Error(`tensor: rows of ${shape[0]} and ${value.length} elements; nested arrays must be regular`);
     for (const item of value) visit(item, shape.slice(1));
   };
   visit(data, nesting(data));

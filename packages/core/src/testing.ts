@@ -73,13 +73,22 @@ export interface LayerSpec {
 }
 
 /** Mixed errors of the output and of each input's gradient, in that order. */
-export async function layerErrors({ inputs, dtype = "f32", values, run, reference, seed = 1 }: LayerSpec): Promise<number[]> {
+export async function layerErrors({
+  inputs,
+  dtype = "f32",
+  values,
+  run,
+  reference,
+  seed = 1,
+}: LayerSpec): Promise<number[]> {
   const device = await testDevice();
   const memory = poison(device);
   try {
     const exact = (v: Values): Values => (dtype === "f16" ? toF16(v) : Float32Array.from(v));
     const data = inputs.map((shape, i) => exact(values?.[i] ?? randomValues(sizeOf(shape), seed + i)));
-    const xs = data.map((v, i) => tensor(Float32Array.from(v), { shape: inputs[i]!, dtype, requiresGrad: true, device }));
+    const xs = data.map((v, i) =>
+      tensor(Float32Array.from(v), { shape: inputs[i]!, dtype, requiresGrad: true, device }),
+    );
     const y = run(...xs);
     const dy = exact(randomValues(y.size, seed + 1000));
     y.backward(tensor(Float32Array.from(dy), { shape: y.shape, dtype: y.dtype, device }));
@@ -155,7 +164,10 @@ export async function fixtures(url: URL): Promise<Map<string, Record<string, Fix
 
 /** The options in a case's name: `linear x=[5,17] activation="gelu"` → { activation: "gelu" }. */
 export function optionsOf(name: string, tensors: Record<string, unknown>): Record<string, unknown> {
-  const pairs = name.split(" ").slice(1).map((pair) => [pair.slice(0, pair.indexOf("=")), pair.slice(pair.indexOf("=") + 1)] as const);
+  const pairs = name
+    .split(" ")
+    .slice(1)
+    .map((pair) => [pair.slice(0, pair.indexOf("=")), pair.slice(pair.indexOf("=") + 1)] as const);
   return Object.fromEntries(pairs.filter(([key]) => !(key in tensors)).map(([key, json]) => [key, JSON.parse(json)]));
 }
 
@@ -165,13 +177,17 @@ export type FixtureRun = (inputs: Record<string, Tensor>, options: Record<string
  * Runs every case of a file whose function is a key of `runs`, and compares output and gradients with PyTorch's. Returns
  * the largest mixed error of each case, f16 and f32 apart.
  */
-export async function fixtureErrors(url: URL, runs: Record<string, FixtureRun>): Promise<{ f32: Map<string, number>; f16: Map<string, number> }> {
+export async function fixtureErrors(
+  url: URL,
+  runs: Record<string, FixtureRun>,
+): Promise<{ f32: Map<string, number>; f16: Map<string, number> }> {
   const device = await testDevice();
   const errors = { f32: new Map<string, number>(), f16: new Map<string, number>() };
   for (const [name, { y, dy, ...tensors }] of await fixtures(url)) {
     const run = runs[name.split(" ")[0]!];
     if (!run || !y) continue;
-    const upload = ({ shape, values, dtype }: Fixture): Tensor => tensor(Float32Array.from(values), { shape, dtype, device });
+    const upload = ({ shape, values, dtype }: Fixture): Tensor =>
+      tensor(Float32Array.from(values), { shape, dtype, device });
     const inputs: Record<string, Tensor> = {};
     for (const [key, fixture] of Object.entries(tensors)) {
       if (key.startsWith("d") && key.slice(1) in tensors) continue;
@@ -180,12 +196,14 @@ export async function fixtureErrors(url: URL, runs: Record<string, FixtureRun>):
     }
     const options = optionsOf(name, tensors) as Record<string, never>;
     const out = run(inputs, options);
-    if (out.shape.join() !== y.shape.join()) throw new Error(`${name}: y has shape [${out.shape}], PyTorch's [${y.shape}]`);
+    if (out.shape.join() !== y.shape.join())
+      throw new Error(`${name}: y has shape [${out.shape}], PyTorch's [${y.shape}]`);
     let worst = mixedError(await out.data(), y.values);
     if (dy && out.requiresGrad) {
       out.backward(cast(upload(dy), out.dtype));
       for (const [key, x] of Object.entries(inputs)) {
-        if (x.requiresGrad) worst = Math.max(worst, mixedError(x.grad ? await x.grad.data() : [], tensors[`d${key}`]!.values));
+        if (x.requiresGrad)
+          worst = Math.max(worst, mixedError(x.grad ? await x.grad.data() : [], tensors[`d${key}`]!.values));
       }
     }
     const half = Object.values(inputs).some((x) => x.dtype === "f16");
@@ -206,4 +224,3 @@ export function finiteDifferences(loss: (x: Float64Array) => number, x: Values, 
     return (up - down) / (2 * h);
   });
 }
-

@@ -41,7 +41,9 @@ export type Bindings<S extends string> = string extends S
     };
 
 /** The override constants, e.g. `{ WG: number }`. */
-export type Overrides<S extends string> = string extends S ? Record<string, number> : { [K in OverrideNames<S>]: number };
+export type Overrides<S extends string> = string extends S
+  ? Record<string, number>
+  : { [K in OverrideNames<S>]: number };
 
 export interface StorageBinding {
   readonly name: string;
@@ -79,13 +81,16 @@ export function reflect(label: string, source: string): Reflection {
     const [, index, space, name, type] = match as unknown as [string, string, string, string, string];
     const binding = Number(index);
     if (space === "uniform") {
-      if (uniform) throw new Error(`${label}: two uniform bindings, "${uniform.name}" and "${name}"; put them in one struct`);
+      if (uniform)
+        throw new Error(`${label}: two uniform bindings, "${uniform.name}" and "${name}"; put them in one struct`);
       uniform = { name, binding, fields: structFields(label, text, type.trim()) };
       continue;
     }
     const element = ELEMENT.exec(type.trim());
     if (!element || !/^storage,\s*read(_write)?$/.test(space)) {
-      throw new Error(`${label}: binding "${name}" is var<${space}> ${type.trim()}; expected a storage array of scalars or vectors`);
+      throw new Error(
+        `${label}: binding "${name}" is var<${space}> ${type.trim()}; expected a storage array of scalars or vectors`,
+      );
     }
     const scalar = element[1] ?? element[3] ?? element[4] ?? SUFFIX[element[2]!]!;
     storage.push({ name, binding, write: space.endsWith("read_write"), element: scalar });
@@ -93,7 +98,9 @@ export function reflect(label: string, source: string): Reflection {
   const declared = text.match(/@binding\(/g)?.length ?? 0;
   const read = storage.length + (uniform ? 1 : 0);
   if (declared !== read) {
-    throw new Error(`${label}: understood ${read} of ${declared} bindings; write each as @group(0) @binding(N) var<space> name: Type;`);
+    throw new Error(
+      `${label}: understood ${read} of ${declared} bindings; write each as @group(0) @binding(N) var<space> name: Type;`,
+    );
   }
   return { storage, uniform, overrides };
 }

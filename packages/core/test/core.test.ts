@@ -44,7 +44,15 @@ const values = (t: Tensor): Promise<number[]> => t.data().then((d) => Array.from
 
 describe("tensor", () => {
   it("holds what it was given, in every dtype", async () => {
-    expect(await tensor([[1, 2], [3, 4]]).array()).toEqual([[1, 2], [3, 4]]);
+    expect(
+      await tensor([
+        [1, 2],
+        [3, 4],
+      ]).array(),
+    ).toEqual([
+      [1, 2],
+      [3, 4],
+    ]);
     expect(await tensor([true, false]).array()).toEqual([true, false]);
     expect(await tensor([1.5, -2, 65504], { dtype: "f16" }).array()).toEqual([1.5, -2, 65504]);
     expect(await tensor(new Int32Array([-1, 2, 3]), { shape: [3, 1] }).array()).toEqual([[-1], [2], [3]]);
@@ -91,43 +99,51 @@ describe("half", () => {
     const decoded = decodeHalf(bits);
     const back = encodeHalf(decoded);
     for (let i = 0; i < bits.length; i++) if (!Number.isNaN(decoded[i])) expect(back[i]).toBe(i);
-    expect([...decodeHalf(encodeHalf([65519.99, 65520, 2 ** -25, 2 ** -25 * 1.01, 1 + 2 ** -11, 1 + 3 * 2 ** -11]))]).toEqual([
-      65504,
-      Number.POSITIVE_INFINITY,
-      0,
-      2 ** -24,
-      1,
-      1 + 2 ** -9,
-    ]);
+    expect([
+      ...decodeHalf(encodeHalf([65519.99, 65520, 2 ** -25, 2 ** -25 * 1.01, 1 + 2 ** -11, 1 + 3 * 2 ** -11])),
+    ]).toEqual([65504, Number.POSITIVE_INFINITY, 0, 2 ** -24, 1, 1 + 2 ** -9]);
     const random = randomValues(1000);
     expect([...toF16(random)]).toEqual([...decodeHalf(encodeHalf(random))]);
   });
 });
 
 describe("arithmetic", () => {
-  it.each([[[1], [1]], [[3, 67], [67]], [[2, 3, 5], [3, 5]], [[2, 257], [2, 257]], [[5, 3], []], [[4097, 8], [8]]])(
-    "adds and multiplies [%s] and [%s]",
-    async (a, b) => {
-      const n = b.reduce((x, y) => x * y, 1);
-      for (const dtype of ["f32", "f16"] as const) {
-        for (const [f, g] of [[add, false], [mul, true]] as const) {
-          const errors = await layerErrors({
-            inputs: [a, b],
-            dtype,
-            run: (x, y) => f(x!, y!),
-            reference: ([x, w], dy) => {
-              const db = new Float64Array(n);
-              Array.from(dy).forEach((d, i) => (db[i % n]! += g ? d * x![i]! : d));
-              const pick = (i: number): number => w![i % n]!;
-              const y = Float64Array.from(x!, (v, i) => (g ? v * pick(i) : v + pick(i)));
-              return { y, grads: [Float64Array.from(dy, (d, i) => (g ? d * pick(i) : d)), db] };
-            },
-          });
-          expect(Math.max(...errors), dtype).toBeLessThan(dtype === "f32" ? 1e-5 : 1e-3);
-        }
+  it.each([
+    [[1], [1]],
+    [[3, 67], [67]],
+    [
+      [2, 3, 5],
+      [3, 5],
+    ],
+    [
+      [2, 257],
+      [2, 257],
+    ],
+    [[5, 3], []],
+    [[4097, 8], [8]],
+  ])("adds and multiplies [%s] and [%s]", async (a, b) => {
+    const n = b.reduce((x, y) => x * y, 1);
+    for (const dtype of ["f32", "f16"] as const) {
+      for (const [f, g] of [
+        [add, false],
+        [mul, true],
+      ] as const) {
+        const errors = await layerErrors({
+          inputs: [a, b],
+          dtype,
+          run: (x, y) => f(x!, y!),
+          reference: ([x, w], dy) => {
+            const db = new Float64Array(n);
+            for (const [i, d] of Array.from(dy).entries()) db[i % n]! += g ? d * x![i]! : d;
+            const pick = (i: number): number => w![i % n]!;
+            const y = Float64Array.from(x!, (v, i) => (g ? v * pick(i) : v + pick(i)));
+            return { y, grads: [Float64Array.from(dy, (d, i) => (g ? d * pick(i) : d)), db] };
+          },
+        });
+        expect(Math.max(...errors), dtype).toBeLessThan(dtype === "f32" ? 1e-5 : 1e-3);
       }
-    },
-  );
+    }
+  });
 
   it("promotes f16 with f32 to f32 and sends each its own gradient", async () => {
     const a = tensor([1, 2, 3], { dtype: "f16", requiresGrad: true });
@@ -140,12 +156,14 @@ describe("arithmetic", () => {
   it("sums over rows", async () => {
     const x = tensor(randomValues(70001 * 3), { shape: [70001, 3] });
     const exact = [0, 0, 0];
-    (await values(x)).forEach((v, i) => (exact[i % 3]! += v));
+    for (const [i, v] of (await values(x)).entries()) exact[i % 3]! += v;
     expect(mixedError(await sumRows(x, [3]).data(), exact)).toBeLessThan(1e-5);
   });
 
   it("refuses shapes it cannot repeat", () => {
-    expect(() => add(ones([2, 3]), ones([2]))).toThrow("add: shapes [2,3] and [2]; expected equal shapes, or one that ends in the other");
+    expect(() => add(ones([2, 3]), ones([2]))).toThrow(
+      "add: shapes [2,3] and [2]; expected equal shapes, or one that ends in the other",
+    );
     expect(() => mul(tensor([1], { dtype: "u32" }), 2)).toThrow("mul: expected an f32 or f16 tensor, got u32");
   });
 });
@@ -208,7 +226,9 @@ describe("autograd", () => {
     const x = tensor([1, 2], { requiresGrad: true });
     expect(() => mul(x, 2).backward()).toThrow("is not a scalar; pass the gradient of shape [2]");
     expect(() => mul(x, 2).backward(ones([3]))).toThrow("grad is [3] f32; expected [2] f32");
-    expect(() => record(emptyLike(x), [x], () => [ones([3])]).backward(ones([2]))).toThrow("a gradient rule returned [3] f32 for an input of [2] f32");
+    expect(() => record(emptyLike(x), [x], () => [ones([3])]).backward(ones([2]))).toThrow(
+      "a gradient rule returned [3] f32 for an input of [2] f32",
+    );
   });
 
   it("gives rules with several outputs null for those that nothing used", async () => {
@@ -257,7 +277,12 @@ describe("scope", () => {
       expect(y.disposed).toBe(false);
     });
     expect(y.disposed).toBe(true);
-    expect(() => scope(() => { mul(tensor([1]), 2); throw new Error("x"); })).toThrow("x");
+    expect(() =>
+      scope(() => {
+        mul(tensor([1]), 2);
+        throw new Error("x");
+      }),
+    ).toThrow("x");
     expect(memory().tensors).toBe(before);
   });
 
@@ -295,34 +320,50 @@ it("rounds sizes up by at most an eighth above 64 KiB", () => {
 });
 
 describe("kernel", () => {
-  const double = kernel("double", /* wgsl */ `
+  const double = kernel(
+    "double",
+    /* wgsl */ `
 struct Params { n: u32 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<f32>;
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;
 @compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u) { if (id.x < params.n) { y[id.x] = 2 * x[id.x]; } }`);
+fn main(@builtin(global_invocation_id) id: vec3u) { if (id.x < params.n) { y[id.x] = 2 * x[id.x]; } }`,
+  );
 
   it("checks its bindings before any GPU work", () => {
     const x = ones([3]);
     const launch = { workgroups: [1] } as const;
     expect(() => double.run({ params: { n: 3 }, x } as never, launch)).toThrow('double: binding "y" needs a tensor');
-    expect(() => double.run({ params: { n: 3 }, x: tensor([1], { dtype: "i32" }), y: x }, launch)).toThrow('binding "x" is array<f32>, got a tensor of i32');
+    expect(() => double.run({ params: { n: 3 }, x: tensor([1], { dtype: "i32" }), y: x }, launch)).toThrow(
+      'binding "x" is array<f32>, got a tensor of i32',
+    );
     expect(() => double.run({ params: {} as never, x, y: ones([3]) }, launch)).toThrow("double: params.n is missing");
-    expect(() => double.run({ params: { n: 3 }, x, y: ones([3]) }, { workgroups: [70000] })).toThrow("allows 65535 per dimension");
-    expect(() => double.run({ params: { n: 3 }, x, y: ones([3]) }, { ...launch, constants: { WG: 1 } as never })).toThrow('declares no override "WG"');
+    expect(() => double.run({ params: { n: 3 }, x, y: ones([3]) }, { workgroups: [70000] })).toThrow(
+      "allows 65535 per dimension",
+    );
+    expect(() =>
+      double.run({ params: { n: 3 }, x, y: ones([3]) }, { ...launch, constants: { WG: 1 } as never }),
+    ).toThrow('declares no override "WG"');
   });
 
   it("says what it cannot read in a kernel's text", () => {
-    expect(() => kernel("k", "@group(0) @binding(0) var<storage, read> x: array<Thing>;")).toThrow('k: binding "x" is var<storage, read> array<Thing>');
-    expect(() => kernel("k", "struct P { v: vec4f }\n@group(0) @binding(0) var<uniform> p: P;")).toThrow("struct P may hold u32, i32 and f32 only");
+    expect(() => kernel("k", "@group(0) @binding(0) var<storage, read> x: array<Thing>;")).toThrow(
+      'k: binding "x" is var<storage, read> array<Thing>',
+    );
+    expect(() => kernel("k", "struct P { v: vec4f }\n@group(0) @binding(0) var<uniform> p: P;")).toThrow(
+      "struct P may hold u32, i32 and f32 only",
+    );
     expect(() => kernel("k", "@group(0) @binding(0) var t: texture_2d<f32>;")).toThrow("understood 0 of 1 bindings");
   });
 
   it("turns what the GPU refuses into an exception that names the kernel, once", async () => {
-    const broken = kernel("broken", /* wgsl */ `
+    const broken = kernel(
+      "broken",
+      /* wgsl */ `
 @group(0) @binding(0) var<storage, read_write> y: array<f32>;
-@compute @workgroup_size(1) fn main() { y[0] = undefinedName; }`);
+@compute @workgroup_size(1) fn main() { y[0] = undefinedName; }`,
+    );
     const y = zeros([1]);
     broken.run({ y }, { workgroups: [1] });
     await expect(y.data()).rejects.toThrow(DeviceError);
@@ -330,18 +371,23 @@ fn main(@builtin(global_invocation_id) id: vec3u) { if (id.x < params.n) { y[id.
     await expect(y.data()).rejects.toThrow(/broken/);
     expect(await ones([1]).item()).toBe(1);
     const x = ones([4]);
-    expect(() => double.run({ params: { n: 4 }, x, y: x }, { workgroups: [1] })).toThrow('double: "x" and "y" share memory');
+    expect(() => double.run({ params: { n: 4 }, x, y: x }, { workgroups: [1] })).toThrow(
+      'double: "x" and "y" share memory',
+    );
   });
 
   it("reports bad data that only the GPU sees", async () => {
-    const check = kernel("check", /* wgsl */ `
+    const check = kernel(
+      "check",
+      /* wgsl */ `
 struct Params { code: u32 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<i32>;
 @group(0) @binding(2) var<storage, read_write> faults: array<atomic<u32>>;
 @compute @workgroup_size(1) fn main() {
   if (x[0] < 0) { atomicStore(&faults[params.code], 1); atomicStore(&faults[params.code + 1], bitcast<u32>(x[0])); }
-}`);
+}`,
+    );
     const { faults, code } = device.fault("check: x is %, expected 0 or more");
     check.run({ params: { code }, x: tensor([5], { dtype: "i32" }), faults }, { workgroups: [1] });
     expect(await ones([1]).item()).toBe(1);
@@ -386,7 +432,12 @@ describe("capture", () => {
 
   it("records again for other shapes", async () => {
     const f = capture((x: Tensor) => mul(x, 3));
-    for (const x of [[1, 2], [1, 2, 3], [4, 5]]) expect(await values(f(tensor(x)))).toEqual(x.map((v) => 3 * v));
+    for (const x of [
+      [1, 2],
+      [1, 2, 3],
+      [4, 5],
+    ])
+      expect(await values(f(tensor(x)))).toEqual(x.map((v) => 3 * v));
     f.dispose();
   });
 
@@ -394,7 +445,9 @@ describe("capture", () => {
     const w = parameter(tensor([2]));
     expect(() => capture(() => tensor([1]))()).toThrow("a captured function cannot upload values");
     expect(() => capture((x: Tensor) => x)(3 as never)).toThrow("argument 0 is number");
-    expect(() => capture((x: Tensor) => mul(w, x).backward())(tensor([1]))).toThrow("without clearing it; call zeroGrad() inside");
+    expect(() => capture((x: Tensor) => mul(w, x).backward())(tensor([1]))).toThrow(
+      "without clearing it; call zeroGrad() inside",
+    );
     expect(() => capture(() => capture(() => ones([1]))())()).toThrow("cannot capture another");
     await capture(() => expect(w.data()).rejects.toThrow("cannot read values back"))();
     expect(await mul(w, 2).item()).toBe(4);
@@ -413,8 +466,15 @@ describe("capture", () => {
 });
 
 it("recognises the tensors of another copy of core", async () => {
-  const { outputFiles } = await build({ entryPoints: [new URL("../src/index.ts", import.meta.url).pathname], bundle: true, format: "esm", write: false });
-  const copy = (await import(/* @vite-ignore */ `data:text/javascript,${encodeURIComponent(outputFiles[0]!.text)}`)) as typeof import("@kindling/core");
+  const { outputFiles } = await build({
+    entryPoints: [new URL("../src/index.ts", import.meta.url).pathname],
+    bundle: true,
+    format: "esm",
+    write: false,
+  });
+  const copy = (await import(
+    /* @vite-ignore */ `data:text/javascript,${encodeURIComponent(outputFiles[0]!.text)}`
+  )) as typeof import("@kindling/core");
   const x = tensor([1, 2], { requiresGrad: true });
   const y = copy.mul(x, 2);
   expect(copy.defaultDevice()).toBe(device);

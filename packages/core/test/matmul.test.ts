@@ -5,7 +5,16 @@ import { beforeAll, describe, expect, it } from "vitest";
 beforeAll(testDevice);
 
 /** Plain loops in float64. One matrix serves all batches where an operand has no batch axis. */
-function reference(dims: { B: number; M: number; N: number; K: number; tA: boolean; tB: boolean; oneA: boolean; oneB: boolean }) {
+function reference(dims: {
+  B: number;
+  M: number;
+  N: number;
+  K: number;
+  tA: boolean;
+  tB: boolean;
+  oneA: boolean;
+  oneB: boolean;
+}) {
   const { B, M, N, K, tA, tB, oneA, oneB } = dims;
   return ([a, b, bias]: ArrayLike<number>[], dy: ArrayLike<number>) => {
     const y = new Float64Array(B * M * N);
@@ -49,15 +58,18 @@ const layouts = [
 ];
 
 describe("matmul", () => {
-  it.each(cases.flatMap((dims) => layouts.map((layout) => ({ ...dims, ...layout }))))("$B × [$M,$K]·[$K,$N] tA=$tA tB=$tB", async (c) => {
-    const lead: Shape = c.B > 1 ? [c.B] : [];
-    const errors = await layerErrors({
-      inputs: [[...lead, ...(c.tA ? [c.K, c.M] : [c.M, c.K])], [...lead, ...(c.tB ? [c.N, c.K] : [c.K, c.N])], [c.N]],
-      run: (a, b, bias) => matmul(a!, b!, { transposeA: c.tA, transposeB: c.tB, bias }),
-      reference: reference({ ...c, oneA: false, oneB: false }),
-    });
-    expect(Math.max(...errors)).toBeLessThan(5e-6 * Math.sqrt(c.K + c.M + c.N));
-  });
+  it.each(cases.flatMap((dims) => layouts.map((layout) => ({ ...dims, ...layout }))))(
+    "$B × [$M,$K]·[$K,$N] tA=$tA tB=$tB",
+    async (c) => {
+      const lead: Shape = c.B > 1 ? [c.B] : [];
+      const errors = await layerErrors({
+        inputs: [[...lead, ...(c.tA ? [c.K, c.M] : [c.M, c.K])], [...lead, ...(c.tB ? [c.N, c.K] : [c.K, c.N])], [c.N]],
+        run: (a, b, bias) => matmul(a!, b!, { transposeA: c.tA, transposeB: c.tB, bias }),
+        reference: reference({ ...c, oneA: false, oneB: false }),
+      });
+      expect(Math.max(...errors)).toBeLessThan(5e-6 * Math.sqrt(c.K + c.M + c.N));
+    },
+  );
 
   it.each([
     { oneA: false, oneB: true, tA: false, tB: true },
@@ -138,7 +150,10 @@ describe("matmul", () => {
   });
 
   it("treats vectors as torch.matmul does", async () => {
-    const m = tensor([[1, 2, 3], [4, 5, 6]]);
+    const m = tensor([
+      [1, 2, 3],
+      [4, 5, 6],
+    ]);
     expect(await matmul(m, tensor([1, 1, 1])).array()).toEqual([6, 15]);
     expect(await matmul(tensor([1, 1]), m).array()).toEqual([5, 7, 9]);
     expect(await matmul(tensor([1, 2]), tensor([3, 4])).array()).toBe(11);

@@ -1,4 +1,17 @@
-import { add, buffer, full, isModule, Module, mul, ones, parameter, scope, type Tensor, tensor, zeros } from "@kindling/core";
+import {
+  add,
+  buffer,
+  full,
+  isModule,
+  Module,
+  mul,
+  ones,
+  parameter,
+  scope,
+  type Tensor,
+  tensor,
+  zeros,
+} from "@kindling/core";
 import { testDevice } from "@kindling/core/testing";
 import { beforeAll, describe, expect, it } from "vitest";
 
@@ -41,7 +54,10 @@ describe("Module", () => {
       "weight has shape [3], expected [2]; missing: count; unexpected: other",
     );
     expect(await b.weight.array()).toEqual([1, 1]);
-    expect(b.loadStateDict({ weight: tensor([7, 7], { dtype: "f16" }) }, { strict: false })).toEqual({ missingKeys: ["count"], unexpectedKeys: [] });
+    expect(b.loadStateDict({ weight: tensor([7, 7], { dtype: "f16" }) }, { strict: false })).toEqual({
+      missingKeys: ["count"],
+      unexpectedKeys: [],
+    });
     expect(await b.weight.array()).toEqual([7, 7]);
   });
 
@@ -55,7 +71,12 @@ describe("Module", () => {
     expect(net.parameters()).toHaveLength(3);
     expect(net.forward(ones([2])).requiresGrad).toBe(false);
     const scale = new Scale().to("f16");
-    expect([scale.weight.dtype, scale.weight.role, scale.weight.requiresGrad, scale.count.dtype]).toEqual(["f16", "parameter", true, "f16"]);
+    expect([scale.weight.dtype, scale.weight.role, scale.weight.requiresGrad, scale.count.dtype]).toEqual([
+      "f16",
+      "parameter",
+      true,
+      "f16",
+    ]);
     scale.dispose();
     expect(scale.weight.disposed).toBe(true);
   });

@@ -35,7 +35,9 @@ function moments(v: number[]): { mean: number; std: number; skew: number; kurtos
 
 describe("generators", () => {
   it("philox gives the known answers of Random123", async () => {
-    const k = kernel("philox", /* wgsl */ `
+    const k = kernel(
+      "philox",
+      /* wgsl */ `
 @group(0) @binding(0) var<storage, read> x: array<u32>;
 @group(0) @binding(1) var<storage, read_write> y: array<vec4u>;
 ${philox}
@@ -43,7 +45,8 @@ ${philox}
 fn main(@builtin(local_invocation_index) i: u32) {
   let at = i * 6;
   y[i] = philox(vec4u(x[at], x[at + 1], x[at + 2], x[at + 3]), vec2u(x[at + 4], x[at + 5]));
-}`);
+}`,
+    );
     const ones = new Array(6).fill(0xffffffff);
     const pi = [0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344, 0xa4093822, 0x299f31d0];
     const y = empty([12], { dtype: "u32" });
@@ -56,11 +59,14 @@ fn main(@builtin(local_invocation_index) i: u32) {
   });
 
   it("pcg4d agrees with its definition in 64-bit integers", async () => {
-    const k = kernel("pcg4d", /* wgsl */ `
+    const k = kernel(
+      "pcg4d",
+      /* wgsl */ `
 @group(0) @binding(0) var<storage, read> x: array<vec4u>;
 @group(0) @binding(1) var<storage, read_write> y: array<vec4u>;
 ${pcg4d}
-@compute @workgroup_size(1) fn main() { y[0] = pcg4d(x[0]); }`);
+@compute @workgroup_size(1) fn main() { y[0] = pcg4d(x[0]); }`,
+    );
     const y = empty([4], { dtype: "u32" });
     k.run({ x: tensor(new Uint32Array([1, 2, 3, 4])), y }, { workgroups: [1] });
     const u32 = (v: bigint): bigint => v & 0xffffffffn;
@@ -122,7 +128,10 @@ describe("initialisers", () => {
     const std = async (f: (t: Tensor) => Tensor): Promise<number> => moments(await values(f(empty([400, 300])))).std;
     const he = Math.sqrt(2 / 300);
     expect(await std((t) => kaimingUniform(t))).toBeCloseTo(he, 3);
-    expect(await std((t) => kaimingNormal(t, { mode: "fanOut", nonlinearity: "relu" }))).toBeCloseTo(Math.sqrt(2 / 400), 3);
+    expect(await std((t) => kaimingNormal(t, { mode: "fanOut", nonlinearity: "relu" }))).toBeCloseTo(
+      Math.sqrt(2 / 400),
+      3,
+    );
     expect(await std((t) => xavierUniform(t))).toBeCloseTo(Math.sqrt(2 / 700), 3);
     expect(await std((t) => xavierNormal(t, 2))).toBeCloseTo(2 * Math.sqrt(2 / 700), 3);
     expect(calculateGain("leakyRelu", 0.2)).toBeCloseTo(Math.sqrt(2 / 1.04));

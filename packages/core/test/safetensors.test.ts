@@ -17,7 +17,10 @@ function file(header: unknown, data: Uint8Array = new Uint8Array()): Uint8Array<
 describe("safetensors", () => {
   it("round-trips every dtype and the metadata", async () => {
     const tensors = {
-      a: tensor([[1, 2, 3], [4, 5, 6]]),
+      a: tensor([
+        [1, 2, 3],
+        [4, 5, 6],
+      ]),
       b: tensor([1.5, -2, 0.1], { dtype: "f16" }),
       c: tensor([-1, 2], { dtype: "i32" }),
       d: tensor([true, false, true]),
@@ -33,7 +36,12 @@ describe("safetensors", () => {
   });
 
   it("reads the dtypes that a GPU has not", async () => {
-    const data = new Uint8Array([...new Uint8Array(new Float64Array([0.5]).buffer), ...new Uint8Array(new BigInt64Array([-3n]).buffer), 0x80, 0x3f]);
+    const data = new Uint8Array([
+      ...new Uint8Array(new Float64Array([0.5]).buffer),
+      ...new Uint8Array(new BigInt64Array([-3n]).buffer),
+      0x80,
+      0x3f,
+    ]);
     const loaded = loadSafetensors(
       file(
         {
@@ -52,12 +60,20 @@ describe("safetensors", () => {
   it.each([
     ["shorter than its first field", new Uint8Array(5), "too few for the 8 of the header length; is it truncated?"],
     ["cut in the header", file({ a: f32 }, four).slice(0, 20), "is it truncated?"],
-    ["cut in the data", file({ a: f32 }, four.slice(1)), 'tensor "a" ends at byte 4, the file holds 3 bytes of data; is it truncated?'],
+    [
+      "cut in the data",
+      file({ a: f32 }, four.slice(1)),
+      'tensor "a" ends at byte 4, the file holds 3 bytes of data; is it truncated?',
+    ],
     ["not JSON", file("{nope"), "the header is not JSON"],
     ["a list", file([1]), "the header is not a JSON object"],
     ["an unknown dtype", file({ a: { ...f32, dtype: "F8" } }, four), 'tensor "a" has dtype "F8"'],
     ["a negative shape", file({ a: { ...f32, shape: [-1] } }, four), 'tensor "a" has shape [-1]'],
-    ["offsets that do not fit the shape", file({ a: { ...f32, data_offsets: [0, 8] } }, new Uint8Array(8)), "needs 4 bytes, its data_offsets span 8"],
+    [
+      "offsets that do not fit the shape",
+      file({ a: { ...f32, data_offsets: [0, 8] } }, new Uint8Array(8)),
+      "needs 4 bytes, its data_offsets span 8",
+    ],
     ["overlapping tensors", file({ a: f32, b: f32 }, four), 'tensor "b" starts at byte 0, expected 4'],
     ["bytes left over", file({ a: f32 }, new Uint8Array(6)), "2 bytes follow the last tensor"],
   ])("refuses a file that is %s", (_, bytes, message) => {
@@ -66,6 +82,8 @@ describe("safetensors", () => {
 
   it("refuses an integer that does not fit", () => {
     const big = new Uint8Array(new BigInt64Array([2n ** 40n]).buffer);
-    expect(() => loadSafetensors(file({ a: { dtype: "I64", shape: [1], data_offsets: [0, 8] } }, big))).toThrow("holds 1099511627776, which does not fit i32");
+    expect(() => loadSafetensors(file({ a: { dtype: "I64", shape: [1], data_offsets: [0, 8] } }, big))).toThrow(
+      "holds 1099511627776, which does not fit i32",
+    );
   });
 });

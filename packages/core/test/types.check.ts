@@ -3,7 +3,9 @@ import { kernel, record, type Tensor } from "@kindling/core";
 
 declare const t: Tensor;
 const half = /* wgsl */ `fn f() {}`;
-const k = kernel("k", /* wgsl */ `
+const k = kernel(
+  "k",
+  /* wgsl */ `
 override WG: u32 = 64;
 override TILE: u32 = 8;
 ${half}
@@ -13,7 +15,8 @@ struct Params { n: u32, eps: f32 }
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;
 var<workgroup> scratch: array<f32, WG>;
 @compute @workgroup_size(WG) fn main() { var a: f32 = 1.0; }
-`);
+`,
+);
 const params = { n: 1, eps: 1 };
 const launch = { workgroups: [1] } as const;
 

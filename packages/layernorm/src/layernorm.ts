@@ -60,7 +60,9 @@ fn rowSum(lane: u32, v: f32) -> f32 {
 
 /** W threads for a row. Mean and rstd are stored: two floats a row spare backward the reductions. */
 const forwardKernel = variants((X: Element, Y: Element, P: Element, L: Lanes) =>
-  kernel(`layerNorm.forward.${X}.${Y}`, /* wgsl */ `
+  kernel(
+    `layerNorm.forward.${X}.${Y}`,
+    /* wgsl */ `
 override W: u32 = 64;
 ${lanes[L]}
 ${rowSum}
@@ -96,12 +98,15 @@ fn main(@builtin(workgroup_id) wg: vec3u, @builtin(num_workgroups) groups: vec3u
     y[base + c] = ${Y}(v);
   }
   if (lane % W == 0) { stats[row] = vec2f(mean, rstd); }
-}`),
+}`,
+  ),
 );
 
 /** W threads for a row. */
 const inputGradKernel = variants((X: Element, Y: Element, P: Element, L: Lanes) =>
-  kernel(`layerNorm.inputGrad.${X}.${Y}`, /* wgsl */ `
+  kernel(
+    `layerNorm.inputGrad.${X}.${Y}`,
+    /* wgsl */ `
 override W: u32 = 64;
 ${lanes[L]}
 ${rowSum}
@@ -143,7 +148,8 @@ fn main(@builtin(workgroup_id) wg: vec3u, @builtin(num_workgroups) groups: vec3u
     let xhat = (F(x[base + c]) - mean) * rstd;
     dx[base + c] = ${X}(rstd * (weighted(base + c, c) - meanG - xhat * meanGX));
   }
-}`),
+}`,
+  ),
 );
 
 /**
@@ -151,7 +157,9 @@ fn main(@builtin(workgroup_id) wg: vec3u, @builtin(num_workgroups) groups: vec3u
  * the same each time. A row of `partial` holds the sums for w, then, from the aligned column `pitch`, those for b.
  */
 const weightGradKernel = variants((X: Element, Y: Element, S: "vec4<f32>" | "f32", L: Lanes) =>
-  kernel(`layerNorm.weightGrad.${X}.${Y}`, /* wgsl */ `
+  kernel(
+    `layerNorm.weightGrad.${X}.${Y}`,
+    /* wgsl */ `
 ${lanes[L]}
 
 struct Params { rows: u32, vectors: u32, chunk: u32, pitch: u32 }
@@ -191,7 +199,8 @@ fn main(@builtin(workgroup_id) wg: vec3u, @builtin(local_invocation_id) lane: ve
     partial[at] = sums[0][lane.x];
     partial[at + params.pitch] = sums[0][lane.x + 32];
   }
-}`),
+}`,
+  ),
 );
 
 // Launchers -------------------------------------------------------------------------------------
@@ -213,7 +222,8 @@ function layoutOf(x: Tensor, cols: number): Layout {
   return { rows: x.size / cols, cols, L, vectors, W };
 }
 
-const elementOf = ({ dtype }: Tensor, L: Lanes): Element => (L === "vec4" ? `vec4<${dtype as FloatType}>` : (dtype as FloatType));
+const elementOf = ({ dtype }: Tensor, L: Lanes): Element =>
+  L === "vec4" ? `vec4<${dtype as FloatType}>` : (dtype as FloatType);
 
 /** Workgroups of 256 threads, which hold 256 / W rows each. */
 const rowGroups = ({ rows, W }: Layout): [number, number] => grid(Math.ceil(rows / (256 / W)));
@@ -283,7 +293,11 @@ export interface LayerNormOptions {
  * Normalizes `x` over its last axes, whose sizes `normalizedShape` repeats. y has the dtype of x; under autocast it is f32,
  * as in PyTorch. Matches torch.nn.functional.layer_norm.
  */
-export function layerNorm(x: Tensor, normalizedShape: number | Shape, { weight = null, bias = null, eps = 1e-5 }: LayerNormOptions = {}): Tensor {
+export function layerNorm(
+  x: Tensor,
+  normalizedShape: number | Shape,
+  { weight = null, bias = null, eps = 1e-5 }: LayerNormOptions = {},
+): Tensor {
   const shape = typeof normalizedShape === "number" ? [normalizedShape] : normalizedShape;
   check(x, shape, weight, bias);
   const cols = sizeOf(shape);
@@ -306,10 +320,13 @@ function check(x: Tensor, shape: Shape, weight: Tensor | null, bias: Tensor | nu
     throw new Error(`layerNorm: x has shape [${x.shape}], expected one that ends in normalizedShape [${shape}]`);
   }
   for (const [name, p] of Object.entries({ weight, bias })) {
-    if (p && p.shape.join() !== shape.join()) throw new Error(`layerNorm: ${name} has shape [${p.shape}], expected [${shape}]`);
-    if (p && p.dtype !== "f32" && p.dtype !== "f16") throw new Error(`layerNorm: ${name} is ${p.dtype}, expected f32 or f16`);
+    if (p && p.shape.join() !== shape.join())
+      throw new Error(`layerNorm: ${name} has shape [${p.shape}], expected [${shape}]`);
+    if (p && p.dtype !== "f32" && p.dtype !== "f16")
+      throw new Error(`layerNorm: ${name} is ${p.dtype}, expected f32 or f16`);
   }
-  if (weight && bias && weight.dtype !== bias.dtype) throw new Error(`layerNorm: weight is ${weight.dtype} and bias ${bias.dtype}, expected one dtype`);
+  if (weight && bias && weight.dtype !== bias.dtype)
+    throw new Error(`layerNorm: weight is ${weight.dtype} and bias ${bias.dtype}, expected one dtype`);
 }
 
 // Module ----------------------------------------------------------------------------------------
@@ -330,7 +347,10 @@ export class LayerNorm extends Module {
   readonly weight: Tensor | null;
   readonly bias: Tensor | null;
 
-  constructor(normalizedShape: number | Shape, { eps = 1e-5, elementwiseAffine = true, bias = true, device }: LayerNormModuleOptions = {}) {
+  constructor(
+    normalizedShape: number | Shape,
+    { eps = 1e-5, elementwiseAffine = true, bias = true, device }: LayerNormModuleOptions = {},
+  ) {
     super();
     this.normalizedShape = typeof normalizedShape === "number" ? [normalizedShape] : [...normalizedShape];
     this.eps = eps;

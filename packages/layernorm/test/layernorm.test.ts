@@ -1,13 +1,30 @@
 import { autocast, cast, tensor } from "@kindling/core";
-import { finiteDifferences, fixtureErrors, layerErrors, mixedError, randomValues, testDevice } from "@kindling/core/testing";
+import {
+  finiteDifferences,
+  fixtureErrors,
+  layerErrors,
+  mixedError,
+  randomValues,
+  testDevice,
+} from "@kindling/core/testing";
 import { beforeAll, describe, expect, it } from "vitest";
-import { LayerNorm, layerNorm } from "../src/layernorm.ts";
 import { layerNormReference } from "../src/layernorm.reference.ts";
+import { LayerNorm, layerNorm } from "../src/layernorm.ts";
 
 beforeAll(testDevice);
 
 // one element; odd sizes; around the widths of a row's threads; more rows than one grid dimension holds
-const shapes = [[1, 1], [3, 5], [2, 7, 67], [5, 128], [3, 257], [4, 1000], [3, 4097], [9, 8192], [70000, 3]];
+const shapes = [
+  [1, 1],
+  [3, 5],
+  [2, 7, 67],
+  [5, 128],
+  [3, 257],
+  [4, 1000],
+  [3, 4097],
+  [9, 8192],
+  [70000, 3],
+];
 
 describe("layerNorm", () => {
   it.each(shapes.map((shape) => ({ shape })))("matches the reference on $shape", async ({ shape }) => {
@@ -24,7 +41,14 @@ describe("layerNorm", () => {
   });
 
   // f16 holds 11 bits: y and dx are off by half a unit in the last place, sums of many rows stay as exact as their result
-  it.each([[1, 1], [3, 67], [5, 128], [3, 4097]].map((shape) => ({ shape })))("matches the reference on $shape in f16", async ({ shape }) => {
+  it.each(
+    [
+      [1, 1],
+      [3, 67],
+      [5, 128],
+      [3, 4097],
+    ].map((shape) => ({ shape })),
+  )("matches the reference on $shape in f16", async ({ shape }) => {
     const cols = shape.at(-1)!;
     const errors = await layerErrors({
       inputs: [shape, [cols], [cols]],
@@ -54,14 +78,28 @@ describe("layerNorm", () => {
     const [x, w, b, dy] = [randomValues(14, 1), randomValues(7, 2), randomValues(7, 3), randomValues(14, 4)];
     const { dx, dw } = layerNormReference(x, 7, w, b, dy);
     const loss = (y: Float64Array): number => y.reduce((sum, v, i) => sum + v * dy[i]!, 0);
-    expect(mixedError(finiteDifferences((v) => loss(layerNormReference(v, 7, w, b, dy).y), x), dx)).toBeLessThan(1e-7);
-    expect(mixedError(finiteDifferences((v) => loss(layerNormReference(x, 7, v, b, dy).y), w), dw)).toBeLessThan(1e-7);
+    expect(
+      mixedError(
+        finiteDifferences((v) => loss(layerNormReference(v, 7, w, b, dy).y), x),
+        dx,
+      ),
+    ).toBeLessThan(1e-7);
+    expect(
+      mixedError(
+        finiteDifferences((v) => loss(layerNormReference(x, 7, v, b, dy).y), w),
+        dw,
+      ),
+    ).toBeLessThan(1e-7);
   });
 
   it("names what is wrong with its input", () => {
     const x = tensor(randomValues(12), { shape: [3, 4] });
-    expect(() => layerNorm(x, 5)).toThrow("layerNorm: x has shape [3,4], expected one that ends in normalizedShape [5]");
-    expect(() => layerNorm(x, 4, { weight: tensor([1, 2, 3]) })).toThrow("layerNorm: weight has shape [3], expected [4]");
+    expect(() => layerNorm(x, 5)).toThrow(
+      "layerNorm: x has shape [3,4], expected one that ends in normalizedShape [5]",
+    );
+    expect(() => layerNorm(x, 4, { weight: tensor([1, 2, 3]) })).toThrow(
+      "layerNorm: weight has shape [3], expected [4]",
+    );
     expect(() => layerNorm(tensor([1, 2, 3], { dtype: "i32" }), 3)).toThrow("layerNorm: x is i32, expected f32 or f16");
   });
 });
@@ -78,7 +116,8 @@ describe("LayerNorm", () => {
   });
 
   it("carries PyTorch's names and flags", () => {
-    const names = (layer: LayerNorm): string[] => [...layer.namedParameters()].map(([name, p]) => `${name} [${p.shape}]`);
+    const names = (layer: LayerNorm): string[] =>
+      [...layer.namedParameters()].map(([name, p]) => `${name} [${p.shape}]`);
     expect(names(new LayerNorm([2, 3]))).toEqual(["weight [2,3]", "bias [2,3]"]);
     expect(names(new LayerNorm(4, { bias: false }))).toEqual(["weight [4]"]);
     expect(names(new LayerNorm(4, { elementwiseAffine: false }))).toEqual([]);

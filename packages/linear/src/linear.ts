@@ -91,7 +91,10 @@ export function linearActivationGrad(dy: Tensor, z: Tensor, activation: Pointwis
   const chunks = Math.ceil(rows / chunk);
   const dz = emptyLike(z);
   const partial = empty([chunks, cols], { device: z.device });
-  gradKernel(z.dtype as FloatType, activation).run({ params: { rows, cols, chunk }, z, dy, dz, partial }, { workgroups: [tiles, chunks] });
+  gradKernel(z.dtype as FloatType, activation).run(
+    { params: { rows, cols, chunk }, z, dy, dz, partial },
+    { workgroups: [tiles, chunks] },
+  );
   if (chunks === 1) return { dz, db: partial.reshape([cols]) };
   const db = sumRows(partial, [cols]);
   partial.dispose();
@@ -109,7 +112,12 @@ export interface LinearOptions {
  * `activation(x · weightᵀ + bias)`: x [..., in], weight [out, in], bias [out] → [..., out]. Under autocast the operands are
  * rounded to f16 and y is f16. Matches torch.nn.functional.linear.
  */
-export function linear(x: Tensor, weight: Tensor, bias: Tensor | null = null, { activation = null }: LinearOptions = {}): Tensor {
+export function linear(
+  x: Tensor,
+  weight: Tensor,
+  bias: Tensor | null = null,
+  { activation = null }: LinearOptions = {},
+): Tensor {
   check(x, weight, bias, activation);
   const [N, K] = weight.shape as [number, number];
   const M = x.size / K;
@@ -122,9 +130,19 @@ export function linear(x: Tensor, weight: Tensor, bias: Tensor | null = null, { 
   return record(y, [x, weight, bias ?? x], (dy) => {
     const act = activation && z ? linearActivationGrad(dy, z, activation) : null;
     const dz = act?.dz ?? dy;
-    const dx = needsGrad(x) ? matmulForward(dz, weight, { M, N: K, K: N, compute, shape: x.shape, dtype: x.dtype as FloatType }).c : null;
+    const dx = needsGrad(x)
+      ? matmulForward(dz, weight, { M, N: K, K: N, compute, shape: x.shape, dtype: x.dtype as FloatType }).c
+      : null;
     const dw = needsGrad(weight)
-      ? matmulForward(dz, x, { M: N, N: K, K: M, transposeA: true, compute, shape: weight.shape, dtype: weight.dtype as FloatType }).c
+      ? matmulForward(dz, x, {
+          M: N,
+          N: K,
+          K: M,
+          transposeA: true,
+          compute,
+          shape: weight.shape,
+          dtype: weight.dtype as FloatType,
+        }).c
       : null;
     const db = needsGrad(bias) ? (act?.db ?? sumRows(dy, bias.shape, "f32")) : null;
     act?.dz.dispose();
@@ -134,13 +152,17 @@ export function linear(x: Tensor, weight: Tensor, bias: Tensor | null = null, { 
 
 function check(x: Tensor, weight: Tensor, bias: Tensor | null, activation: Pointwise | null): void {
   for (const [name, t] of Object.entries({ x, weight, bias })) {
-    if (t && t.dtype !== "f32" && t.dtype !== "f16") throw new Error(`linear: ${name} is ${t.dtype}, expected f32 or f16`);
+    if (t && t.dtype !== "f32" && t.dtype !== "f16")
+      throw new Error(`linear: ${name} is ${t.dtype}, expected f32 or f16`);
   }
   if (weight.shape.length !== 2) throw new Error(`linear: weight has shape [${weight.shape}], expected [out, in]`);
   const [out, inputs] = weight.shape;
-  if (x.shape.length === 0 || x.shape.at(-1) !== inputs) throw new Error(`linear: x has shape [${x.shape}], expected [..., ${inputs}] for weight [${weight.shape}]`);
-  if (bias && (bias.shape.length !== 1 || bias.size !== out)) throw new Error(`linear: bias has shape [${bias.shape}], expected [${out}]`);
-  if (!autocastType() && x.dtype !== weight.dtype) throw new Error(`linear: x is ${x.dtype} and weight ${weight.dtype}, expected one dtype (or autocast)`);
+  if (x.shape.length === 0 || x.shape.at(-1) !== inputs)
+    throw new Error(`linear: x has shape [${x.shape}], expected [..., ${inputs}] for weight [${weight.shape}]`);
+  if (bias && (bias.shape.length !== 1 || bias.size !== out))
+    throw new Error(`linear: bias has shape [${bias.shape}], expected [${out}]`);
+  if (!autocastType() && x.dtype !== weight.dtype)
+    throw new Error(`linear: x is ${x.dtype} and weight ${weight.dtype}, expected one dtype (or autocast)`);
   if (activation) checkPointwise("linear: activation", activation);
 }
 
@@ -160,7 +182,11 @@ export class Linear extends Module {
   readonly weight: Tensor;
   readonly bias: Tensor | null;
 
-  constructor(inFeatures: number, outFeatures: number, { bias = true, activation = null, device }: LinearModuleOptions = {}) {
+  constructor(
+    inFeatures: number,
+    outFeatures: number,
+    { bias = true, activation = null, device }: LinearModuleOptions = {},
+  ) {
     super();
     this.inFeatures = inFeatures;
     this.outFeatures = outFeatures;

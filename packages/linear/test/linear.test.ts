@@ -1,9 +1,16 @@
 import { gelu, geluTanh, relu } from "@kindling/activations";
 import { autocast, type Pointwise, type Shape, tensor } from "@kindling/core";
-import { finiteDifferences, fixtureErrors, layerErrors, mixedError, randomValues, testDevice } from "@kindling/core/testing";
+import {
+  finiteDifferences,
+  fixtureErrors,
+  layerErrors,
+  mixedError,
+  randomValues,
+  testDevice,
+} from "@kindling/core/testing";
 import { beforeAll, describe, expect, it } from "vitest";
-import { Linear, linear } from "../src/linear.ts";
 import { type Activation, linearReference } from "../src/linear.reference.ts";
+import { Linear, linear } from "../src/linear.ts";
 
 beforeAll(testDevice);
 
@@ -40,7 +47,10 @@ describe("linear", () => {
     expect(Math.max(...errors)).toBeLessThan(2e-5);
   });
 
-  it.each([{ x: [3, 5], out: 7 }, { x: [300, 64], out: 64 }])("fuses any activation on $x → $out", async ({ x, out }) => {
+  it.each([
+    { x: [3, 5], out: 7 },
+    { x: [300, 64], out: 64 },
+  ])("fuses any activation on $x → $out", async ({ x, out }) => {
     const inputs = x.at(-1)!;
     const errors = await layerErrors({
       inputs: [x, [out, inputs], [out]],
@@ -79,7 +89,8 @@ describe("linear", () => {
 
   it("matches PyTorch on every fixture", async () => {
     const { f32, f16 } = await fixtureErrors(new URL("./linear.safetensors", import.meta.url), {
-      linear: ({ x, weight, bias }, { activation }) => linear(x!, weight!, bias, { activation: activation ? torch[activation]! : null }),
+      linear: ({ x, weight, bias }, { activation }) =>
+        linear(x!, weight!, bias, { activation: activation ? torch[activation]! : null }),
     });
     expect(f32.size).toBeGreaterThan(10);
     for (const [name, error] of f32) expect(error, name).toBeLessThan(1e-5);
@@ -91,9 +102,24 @@ describe("linear", () => {
     const at = { inputs: 5, activation: squareReference };
     const { dx, dw, db } = linearReference(x, w, b, dy, at);
     const loss = (y: Float64Array): number => y.reduce((sum, v, i) => sum + v * dy[i]!, 0);
-    expect(mixedError(finiteDifferences((v) => loss(linearReference(v, w, b, dy, at).y), x), dx)).toBeLessThan(1e-7);
-    expect(mixedError(finiteDifferences((v) => loss(linearReference(x, v, b, dy, at).y), w), dw)).toBeLessThan(1e-7);
-    expect(mixedError(finiteDifferences((v) => loss(linearReference(x, w, v, dy, at).y), b), db)).toBeLessThan(1e-7);
+    expect(
+      mixedError(
+        finiteDifferences((v) => loss(linearReference(v, w, b, dy, at).y), x),
+        dx,
+      ),
+    ).toBeLessThan(1e-7);
+    expect(
+      mixedError(
+        finiteDifferences((v) => loss(linearReference(x, v, b, dy, at).y), w),
+        dw,
+      ),
+    ).toBeLessThan(1e-7);
+    expect(
+      mixedError(
+        finiteDifferences((v) => loss(linearReference(x, w, v, dy, at).y), b),
+        db,
+      ),
+    ).toBeLessThan(1e-7);
   });
 
   it("names what is wrong with its input", () => {
@@ -102,7 +128,9 @@ describe("linear", () => {
     expect(() => linear(x, tensor([1, 2, 3, 4]))).toThrow("linear: weight has shape [4], expected [out, in]");
     expect(() => linear(tensor([1, 2]), w)).toThrow("linear: x has shape [2], expected [..., 4] for weight [5,4]");
     expect(() => linear(x, w, tensor([1]))).toThrow("linear: bias has shape [1], expected [5]");
-    expect(() => linear(x, w, null, { activation: "gelu" as never })).toThrow("linear: activation: expected { name, forward, backward }");
+    expect(() => linear(x, w, null, { activation: "gelu" as never })).toThrow(
+      "linear: activation: expected { name, forward, backward }",
+    );
   });
 });
 
@@ -115,6 +143,9 @@ describe("Linear", () => {
       expect(Math.max(...values)).toBeGreaterThan(0.08);
     }
     expect(layer.toString()).toBe("Linear(inFeatures=100, outFeatures=50, bias=true)");
-    expect([...layer.namedParameters()].map(([name, p]) => `${name} [${p.shape}]`)).toEqual(["weight [50,100]", "bias [50]"]);
+    expect([...layer.namedParameters()].map(([name, p]) => `${name} [${p.shape}]`)).toEqual([
+      "weight [50,100]",
+      "bias [50]",
+    ]);
   });
 });
