@@ -254,8 +254,12 @@ function operands(name: string, a: Tensor, b: Tensor): [a: Tensor, b: Tensor] {
 // Differentiable functions ----------------------------------------------------------------------
 
 /** The gradient of an operand of `like`'s shape and dtype from one of the result's. */
-const reduceTo = (dy: Tensor, like: Tensor): Tensor =>
-  dy.size === like.size ? cast(dy, like.dtype) : sumRows(dy, like.shape, like.dtype as FloatType);
+function reduceTo(dy: Tensor, like: Tensor): Tensor {
+  if (dy.size !== like.size) return sumRows(dy, like.shape, like.dtype as FloatType);
+  const g = cast(dy, like.dtype);
+  // a bias [n] added to one row [1, n]
+  return g.shape.length === like.shape.length ? g : g.view(0, like.shape);
+}
 
 /** `a + b`: equal shapes, or one is the other's last axes and is repeated. */
 export function add(a: Tensor, b: Tensor): Tensor {

@@ -63,14 +63,19 @@ export function scope<T>(fn?: () => T): T | Scope {
     opened.end();
     throw error;
   }
-  if (result instanceof Promise) {
-    return result.then(
-      (value) => (opened.end(value), value),
-      (error) => (opened.end(), Promise.reject(error)),
-    ) as T;
-  }
+  if (result instanceof Promise) return endAfter(opened, result) as T;
   opened.end(result);
   return result;
+}
+
+async function endAfter<T>(opened: Scope, running: Promise<T>): Promise<T> {
+  let value: T | undefined;
+  try {
+    value = await running;
+    return value;
+  } finally {
+    opened.end(value);
+  }
 }
 
 /** Takes `tensor` out of all scopes: it lives until it is disposed. */

@@ -286,6 +286,17 @@ describe("scope", () => {
     expect(memory().tensors).toBe(before);
   });
 
+  it("spans an async function", async () => {
+    let inside!: Tensor;
+    const y = await scope(async () => {
+      inside = tensor([3]);
+      await inside.data();
+      return mul(inside, 2);
+    });
+    expect([inside.disposed, await y.item()]).toEqual([true, 6]);
+    await expect(scope(() => Promise.reject(new Error("x")))).rejects.toThrow("x");
+  });
+
   it("holds live and pooled bytes constant over 1,000 steps, with the same bind groups", async () => {
     const w = parameter(rand([16, 16]));
     const x = rand([8, 16]);

@@ -1,0 +1,193 @@
+/** npm run demo: trains a small GPT on text and lets it write. `--help` lists the options. */
+import { existsSync, renameSync } from "node:fs";
+import { join } from "node:path";
+import { DeviceError, init } from "@kindling/core";
+import { CommanderError } from "commander";
+import { svgChart, terminalChart } from "./src/chart.ts";
+import {
+  type Checkpoint,
+  loadModel,
+  loadTrainer,
+  readCheckpoint,
+  replaceFile,
+  saveCheckpoint,
+} from "./src/checkpoint.ts";
+import { Dataset, fileText, projectText, type Vocabulary } from "./src/data.ts";
+import { isPrepared, runPrepared } from "./src/device.ts";
+import { UserError } from "./src/errors.ts";
+import { GPT } from "./src/model.ts";
+import { checkShape, type Options, parseOptions } from "./src/options.ts";
+import { Sampler } from "./src/sample.ts";
+import { count, duration, heading, Passage, progress, row } from "./src/terminal.ts";
+import { type Settings, Trainer, train } from "./src/train.ts";
+
+const stop = new AbortController();
+
+async function main(options: Options): Promise<void> {
+  const checkpoint = await checkpointOf(options);
+  const settings = settingsOf(options, checkpoint);
+  checkShape(settings);
+  const data = options.sampleOnly
+    ? null
+    : new Dataset(
+        options.data === undefined ? projectText() : fileText(options.data),
+        settings.context,
+        checkpoint?.vocabulary,
+      );
+
+  const device = await init();
+  if (settings.precision === "f16" && !device.features.has("shader-f16")) {
+    throw new UserError(`--precision f16: needs a GPU with shader-f16, which ${device.name} does not offer`);
+  }
+  const software = ["lavapipe", "swiftshader"].includes(process.env.KINDLING_GPU ?? "") ? ", a GPU in software" : "";
+  row("device", `${device.name}${software}, ${settings.precision}`);
+
+  if (data) return learn(options, settings, data, checkpoint);
+  const model = fits(() => new GPT({ ...settings, vocabulary: checkpoint!.vocabulary.size }));
+  loadModel(model, checkpoint!);
+  describe(model);
+  await write(model, checkpoint!.vocabulary, options);
+}
+
+async function checkpointOf({ resume, sampleOnly, out }: Options): Promise<Checkpoint | null> {
+  if (!resume && !sampleOnly) return null;
+  return readCheckpoint(typeof resume === "string" ? resume : join(out, CHECKPOINT));
+}
+
+/** The settings of the command line; with a checkpoint its own, unless the command line names another. */
+function settingsOf(options: Options, checkpoint: Checkpoint | null): Settings {
+  const { layers, heads, width, context, dropout, batch, steps, lr, seed, precision } = options;
+  const settings: Settings = { layers, heads, width, context, dropout, batch, steps, lr, seed, precision };
+  if (!checkpoint) return settings;
+  const { file, step, settings: own } = checkpoint;
+  for (const name of ["layers", "heads", "width", "context"] as const) {
+    if (options.given.has(name) && settings[name] !== own[name]) {
+      throw new UserError(
+        `--${name} ${settings[name]}: the model in ${file} has ${own[name]}, which cannot be changed`,
+      );
+    }
+  }
+  const merged = {
+    ...own,
+    ...Object.fromEntries(Object.entries(settings).filter(([name]) => options.given.has(name))),
+  };
+  if (!options.sampleOnly && step >= merged.steps) {
+    throw new UserError(
+      `--steps ${merged.steps}: ${file} has done ${step}; a larger number goes on, --sample-only writes with it`,
+    );
+  }
+  return merged;
+}
+
+/** Trains, from a checkpoint or from the start, and writes before and after. */
+async function learn(
+  options: Options,
+  settings: Settings,
+  data: Dataset,
+  checkpoint: Checkpoint | null,
+): Promise<void> {
+  const trainer = fits(() => new Trainer(settings, data, options));
+  if (checkpoint) loadTrainer(trainer, checkpoint);
+  const { model, history } = trainer;
+  describe(model);
+  row("text", `${data.name}: ${count(data.size)} characters, ${data.vocabulary.size} different ones`);
+  row(
+    "training",
+    `${settings.steps} steps of ${settings.batch} × ${settings.context} characters, learning rate ${settings.lr}`,
+  );
+
+  const file = join(options.out, CHECKPOINT);
+  if (checkpoint) {
+    const other =
+      checkpoint.fingerprint === data.fingerprint ? "" : "; the text is no longer the one it was trained on";
+    row("resuming", `${checkpoint.file} at step ${checkpoint.step}${other}`);
+  } else {
+    if (existsSync(file)) {
+      const previous = join(options.out, `previous.${CHECKPOINT}`);
+      renameSync(file, previous);
+      row("note", `the checkpoint of an earlier run is now ${previous}`);
+    }
+    heading("Before training, the model writes:");
+    await write(model, data.vocabulary, {
+      ...options,
+      samples: Math.min(options.samples, 1),
+      length: Math.min(options.length, 120),
+    });
+  }
+
+  heading("Training");
+  const save = (): Promise<void> => saveCheckpoint(file, trainer);
+  const started = performance.now();
+  const shown = progress(settings.steps, trainer.step);
+  const { tokensPerSecond } = await train(trainer, { signal: stop.signal, report: shown.update, save }).finally(
+    shown.stop,
+  );
+  const seconds = (performance.now() - started) / 1000;
+  if (stop.signal.aborted) await save();
+
+  const picture = join(options.out, "loss.svg");
+  await replaceFile(picture, svgChart(history, `GPT of ${settings.layers} layers × ${settings.width}, ${data.name}`));
+  console.log(`\n${terminalChart(history, { columns: process.stdout.columns, color: process.stdout.hasColors?.() })}`);
+  const [before, after] = [history.validation.at(0)!, history.validation.at(-1)!].map(([, loss]) => loss.toFixed(3));
+  row("validation", `loss ${before} → ${after} in ${duration(seconds)}, ${count(tokensPerSecond)} tokens/s`);
+  row("saved", `${file}, ${picture}`);
+  if (stop.signal.aborted)
+    return row("stopped", `at step ${trainer.step} of ${settings.steps}; --resume goes on from there`);
+  heading("After training, it writes:");
+  await write(model, data.vocabulary, options);
+}
+
+/** Shows texts as the model writes them. */
+async function write(model: GPT, vocabulary: Vocabulary, options: Options): Promise<void> {
+  const prompt = options.prompt ?? (vocabulary.characters.includes("\n") ? "\n" : vocabulary.characters[0]!);
+  const ids = vocabulary.encode(prompt, "--prompt");
+  const sampler = new Sampler(model);
+  for (let i = 0; i < options.samples && !stop.signal.aborted; i++) {
+    const passage = new Passage();
+    passage.write(options.prompt ?? "");
+    let left = options.length;
+    for await (const id of sampler.generate(ids, options, options.seed + i)) {
+      passage.write(vocabulary.characters[id]!);
+      if (--left === 0 || stop.signal.aborted) break;
+    }
+    passage.end();
+  }
+  sampler.dispose();
+}
+
+function describe(model: GPT): void {
+  const { layers, width, heads, context } = model.config;
+  const parameters = model.parameters().reduce((sum, p) => sum + p.size, 0);
+  row("model", `GPT, ${layers} layers × ${width}, ${heads} heads, context ${context}: ${count(parameters)} parameters`);
+}
+
+/** Makes what may be larger than the GPU's memory. */
+function fits<T>(make: () => T): T {
+  try {
+    return make();
+  } catch (error) {
+    throw new UserError(
+      `--layers, --width, --context: a model of this size cannot be made: ${(error as Error).message}`,
+    );
+  }
+}
+
+const CHECKPOINT = "checkpoint.safetensors";
+
+try {
+  const options = parseOptions(process.argv.slice(2));
+  if (isPrepared(options.device)) {
+    process.on("SIGINT", () => {
+      if (stop.signal.aborted) process.exit(130); // the second Ctrl-C does not wait
+      stop.abort();
+    });
+    process.on("SIGTERM", () => stop.abort());
+    await main(options);
+  } else process.exitCode = await runPrepared(options.device);
+} catch (error) {
+  if (error instanceof CommanderError) process.exitCode = error.exitCode;
+  else if (error instanceof UserError || error instanceof DeviceError) {
+    console.error(`error: ${error.message}`);
+    process.exitCode = 1;
+  } else throw error;
+}
