@@ -8,6 +8,7 @@ import {
   type Checkpoint,
   loadModel,
   loadTrainer,
+  prepareFolder,
   readCheckpoint,
   replaceFile,
   saveCheckpoint,
@@ -27,26 +28,23 @@ async function main(options: Options): Promise<void> {
   const checkpoint = await checkpointOf(options);
   const settings = settingsOf(options, checkpoint);
   checkShape(settings);
-  const data = options.sampleOnly
-    ? null
-    : new Dataset(
-        options.data === undefined ? projectText() : fileText(options.data),
-        settings.context,
-        checkpoint?.vocabulary,
-      );
+  const text = options.sampleOnly ? null : options.data === undefined ? projectText() : fileText(options.data);
+  const data = text && new Dataset(text, settings.context, checkpoint?.vocabulary);
+  const vocabulary = data?.vocabulary ?? checkpoint!.vocabulary;
+  vocabulary.encode(options.prompt ?? "", "--prompt"); // tells now of a character that it lacks
+  if (data) prepareFolder(options.out);
 
   const device = await init();
   if (settings.precision === "f16" && !device.features.has("shader-f16")) {
     throw new UserError(`--precision f16: needs a GPU with shader-f16, which ${device.name} does not offer`);
   }
-  const software = ["lavapipe", "swiftshader"].includes(process.env.KINDLING_GPU ?? "") ? ", a GPU in software" : "";
-  row("device", `${device.name}${software}, ${settings.precision}`);
+  row("device", `${device.name}${device.software ? ", a GPU in software" : ""}, ${settings.precision}`);
 
   if (data) return learn(options, settings, data, checkpoint);
-  const model = fits(() => new GPT({ ...settings, vocabulary: checkpoint!.vocabulary.size }));
+  const model = fits(() => new GPT({ ...settings, vocabulary: vocabulary.size }));
   loadModel(model, checkpoint!);
   describe(model);
-  await write(model, checkpoint!.vocabulary, options);
+  await write(model, vocabulary, options);
 }
 
 async function checkpointOf({ resume, sampleOnly, out }: Options): Promise<Checkpoint | null> {
@@ -96,43 +94,45 @@ async function learn(
     `${settings.steps} steps of ${settings.batch} × ${settings.context} characters, learning rate ${settings.lr}`,
   );
 
-  const file = join(options.out, CHECKPOINT);
+  const start = trainer.step;
   if (checkpoint) {
     const other =
       checkpoint.fingerprint === data.fingerprint ? "" : "; the text is no longer the one it was trained on";
-    row("resuming", `${checkpoint.file} at step ${checkpoint.step}${other}`);
-  } else {
-    if (existsSync(file)) {
-      const previous = join(options.out, `previous.${CHECKPOINT}`);
-      renameSync(file, previous);
-      row("note", `the checkpoint of an earlier run is now ${previous}`);
-    }
+    row("resuming", `${checkpoint.file} at step ${start}${other}`);
+  } else if (options.samples > 0) {
     heading("Before training, the model writes:");
-    await write(model, data.vocabulary, {
-      ...options,
-      samples: Math.min(options.samples, 1),
-      length: Math.min(options.length, 120),
-    });
+    await write(model, data.vocabulary, { ...options, samples: 1, length: Math.min(options.length, 120) });
   }
 
   heading("Training");
-  const save = (): Promise<void> => saveCheckpoint(file, trainer);
+  const file = join(options.out, CHECKPOINT);
+  const previous = !checkpoint && existsSync(file) ? join(options.out, `previous.${CHECKPOINT}`) : null;
+  let saved = start;
+  const save = async (): Promise<void> => {
+    if (saved === 0 && previous) renameSync(file, previous); // another run's, which may have taken a night
+    await saveCheckpoint(file, trainer);
+    saved = trainer.step;
+  };
   const started = performance.now();
-  const shown = progress(settings.steps, trainer.step);
+  const shown = progress(settings.steps, start);
   const { tokensPerSecond } = await train(trainer, { signal: stop.signal, report: shown.update, save }).finally(
     shown.stop,
   );
   const seconds = (performance.now() - started) / 1000;
-  if (stop.signal.aborted) await save();
+  if (trainer.step > saved) await save();
+  if (trainer.step === start) return row("stopped", "before the first step");
 
   const picture = join(options.out, "loss.svg");
-  await replaceFile(picture, svgChart(history, `GPT of ${settings.layers} layers × ${settings.width}, ${data.name}`));
+  await replaceFile(picture, svgChart(history, `GPT of ${settings.layers} × ${settings.width} on ${data.name}`));
   console.log(`\n${terminalChart(history, { columns: process.stdout.columns, color: process.stdout.hasColors?.() })}`);
   const [before, after] = [history.validation.at(0)!, history.validation.at(-1)!].map(([, loss]) => loss.toFixed(3));
   row("validation", `loss ${before} → ${after} in ${duration(seconds)}, ${count(tokensPerSecond)} tokens/s`);
   row("saved", `${file}, ${picture}`);
-  if (stop.signal.aborted)
+  if (previous) row("kept", `the checkpoint of an earlier run: ${previous}`);
+  if (trainer.step < settings.steps) {
     return row("stopped", `at step ${trainer.step} of ${settings.steps}; --resume goes on from there`);
+  }
+  if (options.samples === 0) return;
   heading("After training, it writes:");
   await write(model, data.vocabulary, options);
 }
@@ -158,7 +158,10 @@ async function write(model: GPT, vocabulary: Vocabulary, options: Options): Prom
 function describe(model: GPT): void {
   const { layers, width, heads, context } = model.config;
   const parameters = model.parameters().reduce((sum, p) => sum + p.size, 0);
-  row("model", `GPT, ${layers} layers × ${width}, ${heads} heads, context ${context}: ${count(parameters)} parameters`);
+  row(
+    "model",
+    `GPT with layers ${layers}, heads ${heads}, width ${width}, context ${context}: ${count(parameters)} parameters`,
+  );
 }
 
 /** Makes what may be larger than the GPU's memory. */

@@ -12,7 +12,7 @@
  */
 import { mkdirSync, writeFileSync } from "node:fs";
 import { cpus } from "node:os";
-import { dirname } from "node:path";
+import { basename, dirname } from "node:path";
 import { parseArgs } from "node:util";
 import { init, manualSeed } from "@kindling/core";
 import { formatRow } from "./format.ts";
@@ -94,7 +94,7 @@ async function bench(): Promise<number> {
 
   const measurements: Measurements = {
     date: new Date().toISOString(),
-    command: `main.ts ${process.argv.slice(2).join(" ")}`.trim(),
+    command: ["main.ts", ...process.argv.slice(2).map((argument) => basename(argument))].join(" "),
     device: model || description || vendor,
     driver: description,
     processor: `${cpus().length} × ${cpus()[0]?.model ?? "unknown"}`,

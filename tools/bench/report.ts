@@ -38,6 +38,8 @@ export function markdown(kindling: readonly Measurements[], torch: TorchMeasurem
     "in percent. Ratio is PyTorch's time over Kindling's: above 1, Kindling is faster. JavaScript is what recording one",
     "repetition takes on the processor, GPU what is left when everything is recorded beforehand. Every case was checked before it",
     "was timed.",
+    "",
+    ...summary(first, torch),
   ];
   for (const run of kindling)
     lines.push("", `## ${titleOf(run)}`, "", ...table(run, run.device === first.device ? torch : undefined));
@@ -51,6 +53,23 @@ const versions = (all: Record<string, string>): string =>
   Object.entries(all)
     .map(([name, version]) => `${name} ${version}`)
     .join(", ");
+
+/** Which targets were reached. */
+function summary({ rows }: Measurements, torch: TorchMeasurements | undefined): string[] {
+  const missed: string[] = [];
+  let count = 0;
+  for (const row of rows) {
+    const target = targetOf(row.name);
+    if (!target) continue;
+    count++;
+    const rival = torch?.rows.find(({ name }) => name === (row.torch ?? row.name))?.ms;
+    if (row.ms === undefined || reached(target, row.ms, rival && rival / row.ms) !== true) missed.push(row.name);
+  }
+  if (count === 0) return [];
+  return [
+    `Targets: ${count - missed.length} of ${count} reached${missed.length > 0 ? `; not ${missed.join(", ")}` : ""}.`,
+  ];
+}
 
 function table(run: Measurements, torch: TorchMeasurements | undefined): string[] {
   const rivals = new Map(torch?.rows.map((row) => [row.name, row]));

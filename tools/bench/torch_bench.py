@@ -343,7 +343,7 @@ def main():
     if args.out:
         measurements = {
             "date": datetime.now(timezone.utc).isoformat(),
-            "command": f"{Path(__file__).name} {' '.join(sys.argv[1:])}".strip(),
+            "command": " ".join(Path(argument).name for argument in sys.argv),
             "device": torch.cuda.get_device_name() if CUDA else platform.processor(),
             "driver": driver(),
             "versions": {"torch": torch.__version__, "python": platform.python_version()},

@@ -3,7 +3,7 @@
  * `optimizer.`, and in the metadata what a run needs to go on as if it had not stopped: settings, step, vocabulary and the
  * losses so far. Random numbers need no entry: those of a step follow from the seed and the step.
  */
-import { mkdirSync } from "node:fs";
+import { accessSync, constants, mkdirSync } from "node:fs";
 import { open, readFile, rename, rm } from "node:fs/promises";
 import { basename, dirname } from "node:path";
 import { type StateDict, scope } from "@kindling/core";
@@ -54,11 +54,20 @@ export async function saveCheckpoint(file: string, trainer: Trainer): Promise<vo
   await replaceFile(file, bytes);
 }
 
+/** Makes the folder and tries it, before a training whose result could not be written. */
+export function prepareFolder(folder: string): void {
+  try {
+    mkdirSync(folder, { recursive: true });
+    accessSync(folder, constants.W_OK);
+  } catch (error) {
+    throw new UserError(`--out ${folder}: cannot be written to: ${(error as Error).message}`);
+  }
+}
+
 /** Writes all of a file or, when it fails, none of it. */
 export async function replaceFile(file: string, content: Uint8Array | string): Promise<void> {
   const temporary = `${file}.${process.pid}.tmp`;
   try {
-    mkdirSync(dirname(file), { recursive: true });
     const handle = await open(temporary, "w");
     try {
       await handle.writeFile(content);

@@ -117,11 +117,11 @@ export class Dataset {
 
   /** Splits a text 90 : 10. Each part must hold at least one stretch of `context` characters and the one after it. */
   constructor({ name, text }: Text, context: number, vocabulary: Vocabulary = Vocabulary.of(text)) {
-    const ids = vocabulary.encode(text, name);
+    const ids = vocabulary.encode(text, `--data: ${name}`);
     const split = Math.floor(ids.length * 0.9);
     if (ids.length - split < context + 1) {
       throw new UserError(
-        `${name}: the text has ${ids.length} characters; a context of ${context} needs ${context * 10 + 10} (a tenth is kept for validation)`,
+        `--data, --context ${context}: needs ${context * 10 + 10} characters (a tenth is kept for validation), ${name} has ${ids.length}`,
       );
     }
     this.name = name;

@@ -44,7 +44,7 @@ describe("Dataset", () => {
   it("takes a text of exactly the length that a context needs, and says what a shorter one lacks", () => {
     expect(new Dataset({ name: "text", text }, 99).validation.length).toBe(100);
     expect(() => new Dataset({ name: "text", text }, 100)).toThrow(
-      "text: the text has 1000 characters; a context of 100 needs 1010",
+      "--data, --context 100: needs 1010 characters (a tenth is kept for validation), text has 1000",
     );
     expect(new Dataset({ name: "text", text: text + text.slice(0, 10) }, 100).validation.length).toBe(101);
   });

@@ -1,4 +1,4 @@
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { memory, ones } from "@kindling/core";
@@ -6,7 +6,14 @@ import { saveSafetensors } from "@kindling/core/safetensors";
 import { testDevice } from "@kindling/core/testing";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { svgChart, terminalChart } from "../src/chart.ts";
-import { loadModel, loadTrainer, readCheckpoint, replaceFile, saveCheckpoint } from "../src/checkpoint.ts";
+import {
+  loadModel,
+  loadTrainer,
+  prepareFolder,
+  readCheckpoint,
+  replaceFile,
+  saveCheckpoint,
+} from "../src/checkpoint.ts";
 import { Dataset, Vocabulary } from "../src/data.ts";
 import { GPT } from "../src/model.ts";
 import { learningRate, type Settings, Trainer, train } from "../src/train.ts";
@@ -176,17 +183,20 @@ describe("checkpoints", () => {
     );
     wider.dispose();
     expect(() => new Dataset({ name: "text", text: `${text}Ω` }, 16, checkpoint.vocabulary)).toThrow(
-      'text: the character "Ω" is not among',
+      '--data: text: the character "Ω" is not among',
     );
     expect(checkpoint.vocabulary).toBeInstanceOf(Vocabulary);
   });
 
   it("are replaced whole or not at all", async () => {
     const path = join(folder, "a/b/file");
+    prepareFolder(join(folder, "a/b"));
     await replaceFile(path, "one");
     await replaceFile(path, "two");
     expect(readFileSync(path, "utf8")).toBe("two");
     await expect(replaceFile(join(path, "c"), "three")).rejects.toThrow(/^--out .*: writing c failed: /);
+    expect(() => prepareFolder(join(path, "c"))).toThrow(/^--out .*: cannot be written to: /);
+    expect(readdirSync(join(folder, "a/b"))).toEqual(["file"]);
     expect(readFileSync(path, "utf8")).toBe("two");
   });
 });

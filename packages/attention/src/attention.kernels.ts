@@ -74,83 +74,97 @@ const elementOf = (T: FloatType, wide: boolean): string => (wide ? `vec4<${T}>` 
  */
 export function directKernel(pass: Pass, T: FloatType, dim: number): Kernel {
   const wide = dim % 4 === 0;
-  const N = Math.ceil(dim / 4);
-  const sum = "x.x + x.y + x.z + x.w";
+  const element = elementOf(T, wide);
+  const columns = pass === "gradKeyValue" ? "keys" : "queries";
   const body: Record<Pass, string> = {
     forward: `
+  let kv = kvStart(batch, head / params.group);
   let q0 = qStart(batch, head) + row * params.qRow;
-  for (var c = 0u; c < N; c++) { a[c] = q4(q0, c); }
+  var own: array<F, N>;
+  for (var c = 0u; c < N; c++) { own[c] = F(q[q0 + c]) * scale; }
   var m = -3.4e38;
   var l = 0.0;
+  let end = select(params.keys, min(params.keys, row + 1), params.causal != 0);
   for (var j = 0u; j < end; j++) {
-    let s = dotK(kv + j * params.kvRow) * scale;
-    let next = max(m, s);
+    let k0 = params.kOffset + kv + j * params.kvRow;
+    let v0 = params.vOffset + kv + j * params.kvRow;
+    var s = F();
+    for (var c = 0u; c < N; c++) { s += own[c] * F(k[k0 + c]); }
+    let next = max(m, total(s));
     let shrink = exp2(m - next);
-    let p = exp2(s - next);
+    let p = exp2(total(s) - next);
     m = next;
     l = l * shrink + p;
-    for (var c = 0u; c < N; c++) { sum0[c] = sum0[c] * shrink + p * v4(params.vOffset + kv + j * params.kvRow, c); }
+    for (var c = 0u; c < N; c++) { sum[c] = sum[c] * shrink + p * F(v[v0 + c]); }
   }
   let y0 = yStart(batch, head) + row * params.yRow;
-  for (var c = 0u; c < N; c++) { set_y4(y0, c, sum0[c] / l); }
+  for (var c = 0u; c < N; c++) { y[y0 + c] = ${element}(sum[c] / l); }
   lse[rowStart(batch, head) + row] = m + log2(l);`,
     gradQuery: `
+  let kv = kvStart(batch, head / params.group);
   let q0 = qStart(batch, head) + row * params.qRow;
   let y0 = yStart(batch, head) + row * params.yRow;
-  let r = rowStart(batch, head) + row;
-  var d = 0.0;
-  for (var c = 0u; c < N; c++) { a[c] = q4(q0, c); b[c] = dy4(y0, c); d += dot(b[c], y4(y0, c)); }
-  delta[r] = d;
-  for (var j = 0u; j < end; j++) {
-    let p = exp2(dotK(kv + j * params.kvRow) * scale - lse[r]);
-    let ds = p * (dotV(kv + j * params.kvRow) - d);
-    for (var c = 0u; c < N; c++) { sum0[c] += ds * k4(params.kOffset + kv + j * params.kvRow, c); }
+  let r0 = rowStart(batch, head) + row;
+  var own: array<F, N>;
+  var slope: array<F, N>;
+  var product = F();
+  for (var c = 0u; c < N; c++) {
+    own[c] = F(q[q0 + c]) * scale;
+    slope[c] = F(dy[y0 + c]);
+    product += slope[c] * F(y[y0 + c]);
   }
-  for (var c = 0u; c < N; c++) { set_dq4(q0, c, sum0[c] * params.scale); }`,
+  let d = total(product);
+  delta[r0] = d;
+  let end = select(params.keys, min(params.keys, row + 1), params.causal != 0);
+  for (var j = 0u; j < end; j++) {
+    let k0 = params.kOffset + kv + j * params.kvRow;
+    let v0 = params.vOffset + kv + j * params.kvRow;
+    var s = F();
+    var dp = F();
+    for (var c = 0u; c < N; c++) { s += own[c] * F(k[k0 + c]); dp += slope[c] * F(v[v0 + c]); }
+    let ds = exp2(total(s) - lse[r0]) * (total(dp) - d);
+    for (var c = 0u; c < N; c++) { sum[c] += ds * F(k[k0 + c]); }
+  }
+  for (var c = 0u; c < N; c++) { dq[q0 + c] = ${element}(sum[c] * params.scale); }`,
     gradKeyValue: `
-  let own = kvStart(batch, head) + row * params.kvRow;
-  for (var c = 0u; c < N; c++) { a[c] = k4(params.kOffset + own, c); b[c] = v4(params.vOffset + own, c); }
+  let i0 = kvStart(batch, head) + row * params.kvRow;
+  var own: array<F, N>;
+  var value: array<F, N>;
+  var dv = array<F, N>();
+  for (var c = 0u; c < N; c++) { own[c] = F(k[params.kOffset + i0 + c]) * scale; value[c] = F(v[params.vOffset + i0 + c]); }
   for (var h = head * params.group; h < (head + 1) * params.group; h++) {
     for (var i = select(0, row, params.causal != 0); i < params.queries; i++) {
-      let r = rowStart(batch, h) + i;
+      let r0 = rowStart(batch, h) + i;
       let q0 = qStart(batch, h) + i * params.qRow;
       let y0 = yStart(batch, h) + i * params.yRow;
-      let p = exp2(dotQ(q0) * scale - lse[r]);
-      let ds = p * (dotDy(y0) - delta[r]);
-      for (var c = 0u; c < N; c++) { sum0[c] += ds * q4(q0, c); sum1[c] += p * dy4(y0, c); }
+      var s = F();
+      var dp = F();
+      for (var c = 0u; c < N; c++) { s += own[c] * F(q[q0 + c]); dp += value[c] * F(dy[y0 + c]); }
+      let p = exp2(total(s) - lse[r0]);
+      let ds = p * (total(dp) - delta[r0]);
+      for (var c = 0u; c < N; c++) { sum[c] += ds * F(q[q0 + c]); dv[c] += p * F(dy[y0 + c]); }
     }
   }
   for (var c = 0u; c < N; c++) {
-    set_dkv4(params.dkOffset + own, c, sum0[c] * params.scale);
-    set_dkv4(params.dvOffset + own, c, sum1[c]);
+    dkv[params.dkOffset + i0 + c] = ${element}(sum[c] * params.scale);
+    dkv[params.dvOffset + i0 + c] = ${element}(dv[c]);
   }`,
-  };
-  const product = (name: string, own: string, value: string): string =>
-    `fn ${name}(i: u32) -> f32 { var x = vec4f(); for (var c = 0u; c < N; c++) { x = fma(${own}[c], ${value}, x); } return ${sum}; }`;
-  const products: Record<Pass, string[]> = {
-    forward: [product("dotK", "a", "k4(params.kOffset + i, c)")],
-    gradQuery: [product("dotK", "a", "k4(params.kOffset + i, c)"), product("dotV", "b", "v4(params.vOffset + i, c)")],
-    gradKeyValue: [product("dotQ", "a", "q4(i, c)"), product("dotDy", "b", "dy4(i, c)")],
   };
   return kernel(
     `attention.direct.${pass}.${T}.${dim}`,
-    `${header(pass, elementOf(T, wide))}
-const N = ${N}u;
-${access(pass, T, wide)}
-var<private> a: array<vec4f, N>;
-var<private> b: array<vec4f, N>;
-${products[pass].join("\n")}
+    `${header(pass, element)}
+const N = ${wide ? dim / 4 : dim}u;
+alias F = ${wide ? "vec4f" : "f32"};
+fn total(x: F) -> f32 { return ${wide ? "dot(x, vec4f(1))" : "x"}; }
 
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3u) {
+  let row = id.x;
   let head = id.y;
   let batch = id.z;
-  let row = id.x;
-  if (row >= params.${pass === "gradKeyValue" ? "keys" : "queries"}) { return; }
+  if (row >= params.${columns}) { return; }
   let scale = params.scale * 1.4426950408889634;
-  ${pass === "gradKeyValue" ? "" : "let kv = kvStart(batch, head / params.group);\n  let end = select(params.keys, min(params.keys, row + 1), params.causal != 0);"}
-  var sum0 = array<vec4f, N>();
-  ${pass === "gradKeyValue" ? "var sum1 = array<vec4f, N>();" : ""}
+  var sum = array<F, N>();
 ${body[pass]}
 }`,
   );

@@ -205,15 +205,15 @@ export class Device {
     return { faults: tensor, code: 2 * at };
   }
 
-  /** Turns what kernels reported, in the bytes behind a read, into errors, and clears it. */
-  #collectFaults(words: Int32Array): void {
+  /** Throws what kernels reported, in the bytes behind a read, and clears it. */
+  #throwFaults(words: Int32Array): void {
     const { tensor, messages } = this.#faults!;
     const reported = messages.flatMap((message, i) =>
       words[2 * i] ? [message.replace("%", String(words[2 * i + 1]))] : [],
     );
     if (reported.length === 0) return;
-    this.#errors.push(...reported);
     this.gpu.queue.writeBuffer(tensor.storage.block.buffer, 0, new Uint8Array(tensor.bytes));
+    throw new DeviceError(reported.join("\n"));
   }
 
   /** @internal Throws what the GPU has reported since the last check. */
@@ -257,10 +257,11 @@ export class Device {
     }
     const mapped = staging.getMappedRange(0, total);
     const copy = mapped.slice(0, bytes);
-    if (faults) this.#collectFaults(new Int32Array(mapped.slice(bytes)));
+    const reports = new Int32Array(mapped.slice(bytes));
     staging.unmap();
     this.#staging.push(staging);
-    await this.check();
+    await this.check(); // first: after a dropped submit the faults, like the values, are those of an earlier read
+    if (faults) this.#throwFaults(reports);
     return copy;
   }
 

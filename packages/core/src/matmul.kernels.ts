@@ -14,6 +14,8 @@
  * Where C has too few tiles to fill the GPU, K is split: each split writes a partial sum and `splitKReduceSource` adds
  * them in order. Rows and columns past the edge are read from the last valid one and never written; values past the end
  * of K count as zero.
+ *
+ * Sizes and strides are uniforms: making them constants of the text was measured to change nothing.
  */
 
 type FloatType = "f32" | "f16";
@@ -28,7 +30,7 @@ export interface MatmulOperand {
   readonly type: FloatType;
   /** Whether K is the contiguous axis: A stored as [M, K], or B as [N, K]. */
   readonly kMajor: boolean;
-  /** Elements in a load; more than one needs a row pitch and a batch stride that are multiples of it. */
+  /** Elements in a load; more than one needs a row pitch that is a multiple of it. 8 are f16s read as vec4<u32>. */
   readonly width: 1 | 4 | 8;
 }
 
@@ -43,13 +45,9 @@ export interface MatmulConfig {
   readonly PN: number;
   /** vector: the side of C that is not short. */
   readonly long: "m" | "n";
-  /** Tiles of workgroup memory: with 2, the next one is written while one is read. */
-  readonly stages: 1 | 2;
-  /** Steps of the inner loop in one iteration. */
-  readonly unroll: number;
   /** Workgroups walk through C in bands of so many tile rows, for the sake of the L2 cache; 1 is row by row. */
   readonly band: number;
-  /** Whether K (or a split of it) may end inside a step. */
+  /** Whether K may end inside a step. */
   readonly ragged: boolean;
   readonly batched: boolean;
   /** Parts of K; above 1, C is f32 partial sums [splitK, batch, M, N] and has no epilogue. */
@@ -58,7 +56,7 @@ export interface MatmulConfig {
   readonly a: MatmulOperand;
   readonly b: MatmulOperand;
   readonly c: FloatType;
-  /** Whether C, bias and Z can be accessed as vec4: N is a multiple of 4. */
+  /** Whether C, bias and Z are accessed as vec4: N is a multiple of 4. */
   readonly wide: boolean;
   readonly bias: FloatType | null;
   readonly z: FloatType | null;
@@ -77,6 +75,41 @@ export function matmulSource(config: MatmulConfig): string {
 }
 
 // Parts that the kernels share -------------------------------------------------------------------
+
+/** One operand, with the WGSL expressions that differ between A and B. */
+interface Side extends MatmulOperand {
+  readonly name: "a" | "b";
+  /** Extent of its tile along m or n. */
+  readonly extent: number;
+  /** Extent of the whole operand along m or n. */
+  readonly size: string;
+  /** Where the tile starts along m or n. */
+  readonly first: string;
+  /** Row pitch. */
+  readonly ld: string;
+  /** Where the batch starts. */
+  readonly origin: string;
+}
+
+const sideA = ({ a, BM }: MatmulConfig): Side => ({
+  ...a,
+  name: "a",
+  extent: BM,
+  size: "params.M",
+  first: "m0",
+  ld: "params.lda",
+  origin: "originA",
+});
+
+const sideB = ({ b, BN }: MatmulConfig): Side => ({
+  ...b,
+  name: "b",
+  extent: BN,
+  size: "params.N",
+  first: "n0",
+  ld: "params.ldb",
+  origin: "originB",
+});
 
 const arrayOf = (type: string, width: number): string =>
   width === 8 ? "array<vec4<u32>>" : width === 4 ? `array<vec4<${type}>>` : `array<${type}>`;
@@ -189,49 +222,33 @@ function locate({ BM, BN, band, batched, splitK }: MatmulConfig): string {
   let kEnd = ${splitK > 1 ? "min(kBegin + params.chunk, params.K)" : "params.K"};`;
 }
 
+const MAIN =
+  "@builtin(local_invocation_index) li: u32, @builtin(workgroup_id) wg: vec3u, @builtin(num_workgroups) groups: vec3u";
+
 /**
- * The walk along K. While a step is multiplied out of workgroup memory, the next one is on its way into registers. With
- * two stages it then goes to the other half of the memory, which saves every second barrier.
+ * The walk along K. While a step is multiplied out of workgroup memory, the next one is on its way into registers. (Two
+ * buffers in workgroup memory and one barrier less were measured to be slower.)
  */
 function kLoop(
-  { BK, stages, ragged }: MatmulConfig,
-  load: (k: string) => string,
-  store: (stage: number) => string,
-  multiply: (stage: number) => string,
+  { BK, ragged }: MatmulConfig,
+  load: (k: string, masked: boolean) => string,
+  store: string,
+  multiply: string,
 ): string {
-  // Past the last step the prefetch reads that step once more, so that it stays inside the operand.
-  const next = (k: string): string => (ragged ? `${k} + ${BK}` : `min(${k} + ${BK}, kEnd - ${BK})`);
-  if (stages === 1) {
-    return `${load("kBegin")}
+  // Past the last step the prefetch reads that step once more or, where K is ragged, makes zeros.
+  const next = ragged ? `k + ${BK}` : `min(k + ${BK}, kEnd - ${BK})`;
+  const fetch = (k: string): string =>
+    ragged ? `if (${k} + ${BK} <= kEnd) {\n${load(k, false)}\n} else {\n${load(k, true)}\n}` : load(k, false);
+  return `${fetch("kBegin")}
 for (var k = kBegin; k < kEnd; k += ${BK}) {
-${store(0)}
+${store}
 workgroupBarrier();
-let ahead = ${next("k")};
-${load("ahead")}
-${multiply(0)}
-workgroupBarrier();
-}`;
-  }
-  return `${load("kBegin")}
-${store(0)}
-workgroupBarrier();
-for (var k = kBegin; k < kEnd; k += ${2 * BK}) {
-let ahead = ${next("k")};
-${load("ahead")}
-${multiply(0)}
-${store(1)}
-workgroupBarrier();
-if (k + ${BK} >= kEnd) { break; }
-let ahead2 = ${next("ahead")};
-${load("ahead2")}
-${multiply(1)}
-${store(0)}
+let ahead = ${next};
+${fetch("ahead")}
+${multiply}
 workgroupBarrier();
 }`;
 }
-
-const MAIN =
-  "@builtin(local_invocation_index) li: u32, @builtin(workgroup_id) wg: vec3u, @builtin(num_workgroups) groups: vec3u";
 
 // tile -------------------------------------------------------------------------------------------
 
@@ -240,10 +257,9 @@ const MAIN =
  * transposed on the way, in registers.
  */
 interface Copy {
-  readonly name: "a" | "b";
-  readonly operand: MatmulOperand;
-  /** Extent of the tile along m or n. */
-  readonly extent: number;
+  readonly side: Side;
+  /** Prefix of the WGSL names. */
+  readonly v: string;
   readonly slot: number;
   /** Threads that take part; the others have no square left. */
   readonly from: number;
@@ -252,32 +268,31 @@ interface Copy {
 }
 
 function planCopies(config: MatmulConfig, threads: number): Copy[] {
-  const { BM, BN, BK, a, b } = config;
-  const squaresA = (BM * BK) / 16;
-  const squaresB = (BN * BK) / 16;
-  if (squaresA + squaresB <= threads) {
-    // One half of the threads copies A while the other copies B.
-    return [
-      { name: "a", operand: a, extent: BM, slot: 0, from: 0, to: squaresA, registers: "r" },
-      { name: "b", operand: b, extent: BN, slot: 0, from: squaresA, to: squaresA + squaresB, registers: "r" },
-    ];
-  }
-  const copies = (name: "a" | "b", operand: MatmulOperand, extent: number, squares: number): Copy[] =>
-    range(Math.ceil(squares / threads), (slot) => {
-      const to = Math.min(threads, squares - slot * threads);
-      return { name, operand, extent, slot, from: 0, to, registers: `${name}${slot}r` };
+  const sides = [sideA(config), sideB(config)];
+  const squares = sides.map(({ extent }) => (extent * config.BK) / 16) as [number, number];
+  if (squares[0] + squares[1] <= threads) {
+    // Some threads copy A while others copy B.
+    return sides.map((side, i) => {
+      const from = i * squares[0];
+      return { side, v: `${side.name}0`, slot: 0, from, to: from + squares[i]!, registers: "r" };
     });
-  return [...copies("a", a, BM, squaresA), ...copies("b", b, BN, squaresB)];
+  }
+  return sides.flatMap((side, i) =>
+    range(Math.ceil(squares[i]! / threads), (slot) => {
+      const v = `${side.name}${slot}`;
+      return { side, v, slot, from: 0, to: Math.min(threads, squares[i]! - slot * threads), registers: `${v}r` };
+    }),
+  );
 }
 
-/** Unused vec4s after each 4 rows of a tile in workgroup memory. */
+/** Unused vec4s after each 4 rows of a K-major operand's tile in workgroup memory. */
 const gap = ({ kMajor }: MatmulOperand, BK: number): number => (kMajor && BK < 32 ? 32 / BK : 0);
 
 /** Size of a tile in workgroup memory, in vec4s. */
 const tileSize = (operand: MatmulOperand, extent: number, BK: number): number => (BK / 4) * (extent + gap(operand, BK));
 
 function tileSource(config: MatmulConfig): string {
-  const { BM, BN, BK, PM, PN, stages, unroll } = config;
+  const { BM, BN, BK, PM, PN } = config;
   const TX = BN / PN;
   const TY = BM / PM;
   const threads = TX * TY;
@@ -285,102 +300,83 @@ function tileSource(config: MatmulConfig): string {
   const LX = Math.min(8, TX);
   const LY = 32 / LX;
   const copies = planCopies(config, threads);
-  const id = ({ slot, from }: Copy): string => (slot ? `(li + ${slot * threads})` : from ? `(li - ${from})` : "li");
-  const guard = ({ from, to }: Copy, body: string): string =>
-    from === 0 && to === threads
-      ? body
-      : `if (${[from > 0 ? `li >= ${from}` : "", to < threads ? `li < ${to}` : ""].filter(Boolean).join(" && ")}) {\n${body}\n}`;
   const names = [...new Set(copies.map(({ registers }) => registers))];
+  const guard = ({ from, to }: Copy, body: string): string => {
+    const bounds = [from > 0 ? `li >= ${from}` : "", to < threads ? `li < ${to}` : ""].filter(Boolean).join(" && ");
+    return bounds ? `if (${bounds}) {\n${body}\n}` : body;
+  };
 
   /**
    * Squares of a thread: q counts them along m or n, p along k. Lanes walk along the contiguous axis first, so that they
    * read whole cache lines; the gap after 4 rows of workgroup memory keeps the 8 lanes of a transposed store apart.
    */
-  const place = (copy: Copy): string => {
-    const { operand, extent, name, slot } = copy;
-    const v = `${name}${slot}`;
-    const quads = extent / 4;
-    const index = `(${id(copy)} % ${(extent * BK) / 16})`;
-    const q = operand.kMajor ? `${index} / ${BK / 4}` : `${index} % ${quads}`;
-    const p = operand.kMajor ? `${index} % ${BK / 4}` : `${index} / ${quads}`;
-    const size = name === "a" ? "params.M" : "params.N";
-    const first = name === "a" ? "m0" : "n0";
-    const ld = name === "a" ? "params.lda" : "params.ldb";
-    const origin = name === "a" ? "originA" : "originB";
-    const { kMajor, width } = operand;
-    const clamped = (j: number): string => `min(${first} + ${v}q * 4 + ${j}, ${size} - 1)`;
+  const place = ({ side, v, slot, from }: Copy): string => {
+    const { kMajor, width, extent, size, first, ld, origin } = side;
+    const id = slot ? `(li + ${slot * threads})` : from ? `(li - ${from})` : "li";
+    const index = `(${id} % ${(extent * BK) / 16})`;
+    const q = kMajor ? `${index} / ${BK / 4}` : `${index} % ${extent / 4}`;
+    const p = kMajor ? `${index} % ${BK / 4}` : `${index} / ${extent / 4}`;
+    const row = (j: number): string => `min(${first} + ${v}q * 4 + ${j}, ${size} - 1)`;
     const bases = kMajor
-      ? lines(
-          4,
-          (j) =>
-            `let ${v}p${j} = ${width === 4 ? `(${origin} + ${clamped(j)} * ${ld}) / 4` : `${origin} + ${clamped(j)} * ${ld}`};`,
-        )
+      ? lines(4, (j) => `let ${v}p${j} = (${origin} + ${row(j)} * ${ld}) / ${width};`)
       : width === 4
         ? `let ${v}p0 = (${origin} + min(${first} + ${v}q * 4, ${size} - 4)) / 4;`
-        : lines(4, (j) => `let ${v}p${j} = ${origin} + ${clamped(j)};`);
-    const rows = extent + gap(operand, BK);
-    return `let ${v}q = ${q};\nlet ${v}k = ${p} * 4;\nlet ${v}s = ${p} * ${rows} + ${v}q;\n${bases}`;
+        : lines(4, (j) => `let ${v}p${j} = ${origin} + ${row(j)};`);
+    return `let ${v}q = ${q};
+let ${v}k = ${p} * 4;
+let ${v}s = ${p} * ${extent + gap(side, BK)} + ${v}q;
+${bases}`;
   };
 
-  const load = (copy: Copy, k: string): string => {
-    const { operand, name, slot, registers } = copy;
-    const { kMajor, width } = operand;
-    const v = `${name}${slot}`;
-    const ld = name === "a" ? "params.lda" : "params.ldb";
-    const at = (i: number): string =>
-      config.ragged ? `min(${k} + ${v}k + ${i}, params.K - 1)` : `(${k} + ${v}k + ${i})`;
-    const quad = config.ragged ? `min(${k} + ${v}k, params.K - 4)` : `(${k} + ${v}k)`;
+  const load = (copy: Copy, k: string, masked: boolean): string => {
+    const { side, v, registers } = copy;
+    const { name, type, kMajor, width, ld } = side;
+    const at = (i: number, n = 1): string =>
+      masked ? `min(${k} + ${v}k + ${i}, params.K - ${n})` : `(${k} + ${v}k + ${i})`;
     const valid = (i: number): string => `${k} + ${v}k + ${i} < kEnd`;
-    const round = config.compute === "f16" && operand.type === "f32" ? "vec4<f16>" : "";
+    const round = config.compute === "f16" && type === "f32" ? "vec4<f16>" : "";
+    const scalar = (j: number, i: number): string =>
+      `${name}[${kMajor ? `${v}p${j} + ${at(i)}` : `${v}p${i} + ${at(j)} * ${ld}`}]`;
+    const raw = (j: number): string => {
+      if (width === 1) return `vec4(${range(4, (i) => scalar(j, i)).join(", ")})`;
+      return kMajor ? `${name}[${v}p${j} + ${at(0, 4)} / 4]` : `${name}[${v}p0 + ${at(j)} * (${ld} / 4)]`;
+    };
     const four = (j: number): string => {
-      let value: string;
-      if (width === 4) value = kMajor ? `${name}[${v}p${j} + ${quad} / 4]` : `${name}[${v}p0 + ${at(j)} * (${ld} / 4)]`;
-      else {
-        const index = (i: number): string => (kMajor ? `${v}p${j} + ${at(i)}` : `${v}p${i} + ${at(j)} * ${ld}`);
-        value = `vec4(${range(4, (i) => `${name}[${index(i)}]`).join(", ")})`;
-      }
-      value = `vec4f(${round}(${value}))`;
-      if (!config.ragged) return value;
+      const value = `vec4f(${round}(${raw(j)}))`;
+      if (!masked) return value;
       const mask = !kMajor ? valid(j) : width === 4 ? valid(0) : `vec4<bool>(${range(4, valid).join(", ")})`;
       return `select(vec4f(), ${value}, ${mask})`;
     };
-    return guard(
-      copy,
-      lines(4, (j) => `${registers}${j} = ${four(j)};`),
-    );
+    const body = lines(4, (j) => `${registers}${j} = ${four(j)};`);
+    return guard(copy, body);
   };
 
-  const store = (copy: Copy, stage: number): string => {
-    const { name, slot, extent, operand, registers: r } = copy;
-    const v = `${name}${slot}`;
-    const at = (j: number): string =>
-      `${name === "a" ? "tileA" : "tileB"}[${stage * tileSize(operand, extent, BK) + (j * extent) / 4} + ${v}s]`;
-    const value = (j: number): string =>
-      operand.kMajor ? `vec4f(${range(4, (i) => `${r}${i}${[".x", ".y", ".z", ".w"][j]}`).join(", ")})` : `${r}${j}`;
-    return guard(
-      copy,
-      lines(4, (j) => `${at(j)} = ${value(j)};`),
-    );
+  const store = (copy: Copy): string => {
+    const { side, v, registers: r } = copy;
+    const at = (j: number): string => `${side.name === "a" ? "tileA" : "tileB"}[${(j * side.extent) / 4} + ${v}s]`;
+    const column = (j: number): string => `vec4f(${range(4, (i) => `${r}${i}.${"xyzw"[j]}`).join(", ")})`;
+    const body = lines(4, (j) => `${at(j)} = ${side.kMajor ? column(j) : `${r}${j}`};`);
+    return guard(copy, body);
   };
 
-  const multiply = (stage: number): string => {
-    const row = (operand: MatmulOperand, extent: number, u: number): string => {
-      const skip = gap(operand, BK);
-      return `${stage * tileSize(operand, extent, BK)} + (kk + ${u}) * ${extent / 4}${skip ? ` + (kk + ${u}) / 4 * ${skip}` : ""}`;
-    };
-    const step = (u: number): string => `{
-${lines(PM / 4, (i) => `let a${i} = tileA[${row(config.a, BM, u)} + ${i * TY} + ty];`)}
-${lines(PN / 4, (j) => `let b${j} = tileB[${row(config.b, BN, u)} + ${j * TX} + tx];`)}
-${lines(PM, (i) => range(PN / 4, (j) => `c${i}_${j} = fma(vec4f(a${i >> 2}.${"xyzw"[i & 3]}), b${j}, c${i}_${j});`).join(" "))}
-}`;
-    return `for (var kk = 0u; kk < ${BK}; kk += ${unroll}) {\n${lines(unroll, step)}\n}`;
-  };
+  // The fragments of the next step are read before those of this one are used: measured to be a fifth faster.
+  const row = (operand: MatmulOperand, extent: number, kk: number): number =>
+    (kk * extent) / 4 + Math.floor(kk / 4) * gap(operand, BK);
+  const read = (kk: number): string => `
+${lines(PM / 4, (i) => `let a${kk}_${i} = tileA[${row(config.a, BM, kk) + i * TY} + ty];`)}
+${lines(PN / 4, (j) => `let b${kk}_${j} = tileB[${row(config.b, BN, kk) + j * TX} + tx];`)}`;
+  const product = (kk: number, i: number, j: number): string =>
+    `c${i}_${j} = fma(vec4f(a${kk}_${i >> 2}.${"xyzw"[i & 3]}), b${kk}_${j}, c${i}_${j});`;
+  const use = (kk: number): string => lines(PM, (i) => range(PN / 4, (j) => product(kk, i, j)).join(" "));
+  const multiply = `{${read(0)}\n${lines(BK, (kk) => `${kk + 1 < BK ? read(kk + 1) : ""}\n${use(kk)}`)}\n}`;
 
-  const loadAll = (k: string): string => copies.map((copy) => load(copy, k)).join("\n");
-  const storeAll = (stage: number): string => copies.map((copy) => store(copy, stage)).join("\n");
+  const writeOut = lines(PM, (i) => {
+    const m = `m0 + ${(i >> 2) * TY * 4 + (i & 3)} + ty * 4`;
+    return range(PN / 4, (j) => `write(originC, ${m}, n0 + (tx + ${j * TX}) * 4, c${i}_${j});`).join(" ");
+  });
   return `${header(config)}
-var<workgroup> tileA: array<vec4f, ${stages * tileSize(config.a, BM, BK)}>;
-var<workgroup> tileB: array<vec4f, ${stages * tileSize(config.b, BN, BK)}>;
+var<workgroup> tileA: array<vec4f, ${tileSize(config.a, BM, BK)}>;
+var<workgroup> tileB: array<vec4f, ${tileSize(config.b, BN, BK)}>;
 ${epilogue(config)}
 @compute @workgroup_size(${threads})
 fn main(${MAIN}) {
@@ -390,13 +386,83 @@ let ty = li / ${32 * (TX / LX)} * ${LY} + li % 32 / ${LX};
 ${copies.map(place).join("\n")}
 ${lines(PM, (i) => range(PN / 4, (j) => `var c${i}_${j}: vec4f;`).join(" "))}
 ${names.map((r) => range(4, (j) => `var ${r}${j}: vec4f;`).join(" ")).join("\n")}
-${kLoop(config, loadAll, storeAll, multiply)}
-${lines(PM, (i) => range(PN / 4, (j) => `write(originC, m0 + ${(i >> 2) * TY * 4 + (i & 3)} + ty * 4, n0 + (tx + ${j * TX}) * 4, c${i}_${j});`).join(" "))}
+${kLoop(
+  config,
+  (k, masked) => copies.map((copy) => load(copy, k, masked)).join("\n"),
+  copies.map(store).join("\n"),
+  multiply,
+)}
+${writeOut}
 }
 `;
 }
 
 // matrix -----------------------------------------------------------------------------------------
+
+/** Row pitch of an operand's tile in workgroup memory, in vec4<u32>, which hold 8 halves. */
+const matrixPitch = ({ kMajor }: MatmulOperand, extent: number, BK: number): number => (kMajor ? BK : extent) / 8 + 1;
+
+/** Size of an operand's tile in workgroup memory, likewise. */
+const matrixSize = (operand: MatmulOperand, extent: number, BK: number): number =>
+  matrixPitch(operand, extent, BK) * (operand.kMajor ? extent : BK);
+
+/** Copies an operand's tile in units of 8 elements along its contiguous axis. */
+function matrixCopy(
+  side: Side,
+  { BK }: MatmulConfig,
+  threads: number,
+  base: number,
+): { place: string; load: (k: string, masked: boolean) => string; store: string } {
+  const { name, type, kMajor, width, extent, size, first, ld, origin } = side;
+  const units = (extent * BK) / 8;
+  const perRow = (kMajor ? BK : extent) / 8;
+  const element = width === 8 ? "vec4u" : `vec4<${type}>`;
+  const parts = width === 8 ? 1 : 2;
+  /** One text for each unit of a thread; `v` prefixes its names. */
+  type Body = (v: string, row: string, column: string) => string;
+  const each = (body: Body, guard = false): string =>
+    lines(Math.ceil(units / threads), (s) => {
+      const i = `(li + ${s * threads})`;
+      const text = body(`${name}${s}`, `${i} / ${perRow}`, `${i} % ${perRow}`);
+      return guard && (s + 1) * threads > units ? `if (${i} < ${units}) {\n${text}\n}` : text;
+    });
+
+  const place = each((v, row, column) => {
+    const along = (i: number): string =>
+      `(${origin} + min(${first} + ${column} * 8 + ${i}, ${size} - ${width})) / ${width}`;
+    // What stays the same along K: the address of the row if K-major, else the column.
+    const fixed = kMajor
+      ? `let ${v}k = ${column} * 8;\nlet ${v}p = (${origin} + min(${first} + ${row}, ${size} - 1) * ${ld}) / ${width};`
+      : `let ${v}k = ${row};\n${lines(8 / width, (i) => `let ${v}p${i} = ${along(i * width)};`)}`;
+    const registers = range(parts, (h) => `var ${v}r${h}: ${element};`).join(" ");
+    return `${fixed}\n${registers}`;
+  });
+
+  const load = (k: string, masked: boolean): string =>
+    each((v) => {
+      const at = (i: number, n: number): string =>
+        masked ? `min(${k} + ${v}k + ${i}, params.K - ${n})` : `(${k} + ${v}k + ${i})`;
+      const valid = (i: number): string => `${k} + ${v}k + ${i} < kEnd`;
+      const scalar = (e: number): string =>
+        `${name}[${kMajor ? `${v}p + ${at(e, 1)}` : `${v}p${e} + ${at(0, 1)} * ${ld}`}]`;
+      const raw = (h: number): string => {
+        if (width === 1) return `vec4(${range(4, (e) => scalar(h * 4 + e)).join(", ")})`;
+        return `${name}[${kMajor ? `${v}p + ${at(h * 4, width)} / ${width}` : `${v}p${h} + ${at(0, 1)} * (${ld} / ${width})`}]`;
+      };
+      const mask = (h: number): string => {
+        if (!kMajor) return valid(0);
+        return width > 1 ? valid(h * 4) : `vec4<bool>(${range(4, (e) => valid(h * 4 + e)).join(", ")})`;
+      };
+      return lines(parts, (h) => `${v}r${h} = ${masked ? `select(${element}(), ${raw(h)}, ${mask(h)})` : raw(h)};`);
+    }, true);
+
+  const store = each((v, row, column) => {
+    const half = (h: number): string => `bitcast<vec2u>(${type === "f16" ? "" : "vec4<f16>"}(${v}r${h}))`;
+    const value = width === 8 ? `${v}r0` : `vec4u(${half(0)}, ${half(1)})`;
+    return `memory[${base} + ${row} * ${matrixPitch(side, extent, BK)} + ${column}] = ${value};`;
+  }, true);
+  return { place, load, store };
+}
 
 /**
  * Both operands lie in workgroup memory as f16 in the layout that they have in the tensor, for a subgroup matrix can be
@@ -404,125 +470,59 @@ ${lines(PM, (i) => range(PN / 4, (j) => `write(originC, m0 + ${(i >> 2) * TY * 4
  * the way. The elements of a subgroup matrix cannot be touched, so the epilogue passes through workgroup memory too.
  */
 function matrixSource(config: MatmulConfig): string {
-  const { BM, BN, BK, PM, PN, stages, a, b } = config;
+  const { BM, BN, BK, PM, PN, a, b } = config;
   const subgroups = PM * PN;
   const threads = subgroups * 32;
   const TM = BM / PM / 16;
   const TN = BN / PN / 16;
-  // Row pitches and sizes in vec4<u32>, which holds 8 halves.
-  const pitchA = (a.kMajor ? BK : BM) / 8 + 1;
-  const pitchB = (b.kMajor ? BK : BN) / 8 + 1;
-  const sizeA = pitchA * (a.kMajor ? BM : BK);
-  const sizeB = pitchB * (b.kMajor ? BN : BK);
-  const share = epilogueShare(config);
-  const sharePitch = 4 * share + 1;
-  const copy = (
-    name: "a" | "b",
-  ): { place: string; declare: string; load: (k: string) => string; store: (stage: number) => string } => {
-    const { type, kMajor, width } = name === "a" ? a : b;
-    const extent = name === "a" ? BM : BN;
-    const units = (extent * BK) / 8;
-    const count = Math.ceil(units / threads);
-    const perRow = (kMajor ? BK : extent) / 8;
-    const pitch = name === "a" ? pitchA : pitchB;
-    const ld = name === "a" ? "params.lda" : "params.ldb";
-    const size = name === "a" ? "params.M" : "params.N";
-    const first = name === "a" ? "m0" : "n0";
-    const origin = name === "a" ? "originA" : "originB";
-    const index = (s: number): string => `(li + ${s * threads})`;
-    const guard = (s: number, body: string): string =>
-      (s + 1) * threads <= units ? body : `if (${index(s)} < ${units}) {\n${body}\n}`;
-    const along = (s: number): string => `${index(s)} % ${perRow} * 8`;
-    const row = (s: number): string => `${index(s)} / ${perRow}`;
-    // The part of the address that stays the same along K: the row if K-major, else the column.
-    const place = lines(count, (s) => {
-      const v = `${name}${s}`;
-      if (kMajor)
-        return `let ${v}k = ${along(s)};\nlet ${v}p = (${origin} + min(${first} + ${row(s)}, ${size} - 1) * ${ld}) / ${width};`;
-      const column = (i: number): string =>
-        `(${origin} + min(${first} + ${along(s)} + ${i}, ${size} - ${width})) / ${width}`;
-      return `let ${v}k = ${row(s)};\n${width === 1 ? lines(8, (i) => `let ${v}p${i} = ${column(i)};`) : lines(8 / width, (i) => `let ${v}p${i} = ${column(i * width)};`)}`;
-    });
-    const element = width === 8 ? "vec4u" : `vec4<${type}>`;
-    const parts = width === 8 ? 1 : 2;
-    const declare = lines(count, (s) => range(parts, (h) => `var ${v_(name, s)}r${h}: ${element};`).join(" "));
-    const load = (k: string): string =>
-      lines(count, (s) => {
-        const v = v_(name, s);
-        const at = (i: number, n: number): string =>
-          config.ragged ? `min(${k} + ${v}k + ${i}, params.K - ${n})` : `(${k} + ${v}k + ${i})`;
-        const part = (h: number): string => {
-          const step = 8 / parts;
-          const valid = (i: number): string => `${k} + ${v}k + ${i} < kEnd`;
-          let value: string;
-          if (width > 1) {
-            value = kMajor
-              ? `${name}[${v}p + ${at(h * step, width)} / ${width}]`
-              : `${name}[${v}p${h} + ${at(0, 1)} * (${ld} / ${width})]`;
-          } else {
-            const i = (e: number): string =>
-              kMajor ? `${v}p + ${at(h * 4 + e, 1)}` : `${v}p${h * 4 + e} + ${at(0, 1)} * ${ld}`;
-            value = `vec4(${range(4, (e) => `${name}[${i(e)}]`).join(", ")})`;
-          }
-          if (!config.ragged) return value;
-          const mask = !kMajor
-            ? valid(0)
-            : width > 1
-              ? valid(h * step)
-              : `vec4<bool>(${range(4, (e) => valid(h * 4 + e)).join(", ")})`;
-          return `select(${element}(), ${value}, ${mask})`;
-        };
-        return guard(
-          s,
-          lines(parts, (h) => `${v}r${h} = ${part(h)};`),
-        );
-      });
-    const store = (stage: number): string =>
-      lines(count, (s) => {
-        const v = v_(name, s);
-        const half = (h: number): string => `bitcast<vec2u>(${type === "f16" ? "" : "vec4<f16>"}(${v}r${h}))`;
-        const value = width === 8 ? `${v}r0` : `vec4u(${half(0)}, ${half(1)})`;
-        return guard(
-          s,
-          `memory[${stage * (sizeA + sizeB) + (name === "a" ? 0 : sizeA)} + ${row(s)} * ${pitch} + ${index(s)} % ${perRow}] = ${value};`,
-        );
-      });
-    return { place, declare, load, store };
-  };
-  const copyA = copy("a");
-  const copyB = copy("b");
-  const left = (i: number, kk: number, base: number): string =>
+  const pitchA = matrixPitch(a, BM, BK);
+  const pitchB = matrixPitch(b, BN, BK);
+  const sizeA = matrixSize(a, BM, BK);
+  const sizeB = matrixSize(b, BN, BK);
+  const copyA = matrixCopy(sideA(config), config, threads, 0);
+  const copyB = matrixCopy(sideB(config), config, threads, sizeA);
+  const fetch = (side: "left" | "right", order: "row_major" | "col_major", offset: string, pitch: number): string =>
+    `subgroupMatrixLoad<subgroup_matrix_${side}<f16, 16, 16>, ${order}>(&memory, ${offset}, ${pitch})`;
+  const left = (i: number, kk: number): string =>
     a.kMajor
-      ? `subgroupMatrixLoad<subgroup_matrix_left<f16, 16, 16>, row_major>(&memory, ${base} + (sm * ${TM * 16} + ${i * 16}) * ${pitchA} + ${kk * 2}, ${pitchA})`
-      : `subgroupMatrixLoad<subgroup_matrix_left<f16, 16, 16>, col_major>(&memory, ${base + kk * 16 * pitchA} + sm * ${TM * 2} + ${i * 2}, ${pitchA})`;
-  const right = (j: number, kk: number, base: number): string =>
+      ? fetch("left", "row_major", `(sm * ${TM * 16} + ${i * 16}) * ${pitchA} + ${kk * 2}`, pitchA)
+      : fetch("left", "col_major", `${kk * 16 * pitchA} + sm * ${TM * 2} + ${i * 2}`, pitchA);
+  const right = (j: number, kk: number): string =>
     b.kMajor
-      ? `subgroupMatrixLoad<subgroup_matrix_right<f16, 16, 16>, col_major>(&memory, ${base + sizeA} + (sn * ${TN * 16} + ${j * 16}) * ${pitchB} + ${kk * 2}, ${pitchB})`
-      : `subgroupMatrixLoad<subgroup_matrix_right<f16, 16, 16>, row_major>(&memory, ${base + sizeA + kk * 16 * pitchB} + sn * ${TN * 2} + ${j * 2}, ${pitchB})`;
-  const multiply = (stage: number): string =>
-    lines(
-      BK / 16,
-      (kk) => `{
-${lines(TM, (i) => `let a${i} = ${left(i, kk, stage * (sizeA + sizeB))};`)}
-${lines(TN, (j) => `{ let right = ${right(j, kk, stage * (sizeA + sizeB))}; ${range(TM, (i) => `c${i}_${j} = subgroupMatrixMultiplyAccumulate(a${i}, right, c${i}_${j});`).join(" ")} }`)}
+      ? fetch("right", "col_major", `${sizeA} + (sn * ${TN * 16} + ${j * 16}) * ${pitchB} + ${kk * 2}`, pitchB)
+      : fetch("right", "row_major", `${sizeA + kk * 16 * pitchB} + sn * ${TN * 2} + ${j * 2}`, pitchB);
+  const product = (i: number, j: number): string =>
+    `c${i}_${j} = subgroupMatrixMultiplyAccumulate(left${i}, right, c${i}_${j});`;
+  const multiply = lines(
+    BK / 16,
+    (kk) => `{
+${lines(TM, (i) => `let left${i} = ${left(i, kk)};`)}
+${lines(TN, (j) => `{ let right = ${right(j, kk)}; ${range(TM, (i) => product(i, j)).join(" ")} }`)}
 }`,
-    );
-  // Each subgroup puts down `share` matrices side by side; then every 32 threads write out 16 rows of one such group.
-  const memory = Math.max(stages * (sizeA + sizeB), subgroups * 16 * sharePitch);
-  const writeOut = lines(TM, (i) =>
-    lines(
-      TN / share,
-      (
-        g,
-      ) => `${lines(share, (j) => `subgroupMatrixStore<row_major>(&memory, sq * ${16 * sharePitch} + ${j * 4}, c${i}_${g * share + j}, ${sharePitch});`)}
-workgroupBarrier();
-${lines(2 * share, (t) => {
-  const e = `(li % 32 + ${t * 32})`;
-  return `write(originC, m0 + row * ${TM * 16} + ${i * 16} + ${e} / ${4 * share}, n0 + column * ${TN * 16} + ${g * share * 16} + ${e} % ${4 * share} * 4, bitcast<vec4f>(memory[li / 32 * ${16 * sharePitch} + ${e} / ${4 * share} * ${sharePitch} + ${e} % ${4 * share}]));`;
-})}
-workgroupBarrier();`,
-    ),
   );
+
+  // Each subgroup puts down `share` matrices side by side; then every 32 threads write out 16 rows of one such group.
+  // `share` is the most that fits in the memory that the operands need anyway.
+  const fits = (n: number): boolean => TN % n === 0 && subgroups * 16 * (4 * n + 1) <= sizeA + sizeB;
+  const share = [8, 4, 2].find(fits) ?? 1;
+  const pitch = 4 * share + 1;
+  const memory = Math.max(sizeA + sizeB, subgroups * 16 * pitch);
+  const putDown = (i: number, j: number): string =>
+    `subgroupMatrixStore<row_major>(&memory, sq * ${16 * pitch} + ${(j % share) * 4}, c${i}_${j}, ${pitch});`;
+  const writeFour = (i: number, group: number, t: number): string => {
+    const e = `(li % 32 + ${t * 32})`;
+    const r = `${e} / ${4 * share}`;
+    const q = `${e} % ${4 * share}`;
+    const m = `m0 + row * ${TM * 16} + ${i * 16} + ${r}`;
+    const n = `n0 + column * ${TN * 16} + ${group * share * 16} + ${q} * 4`;
+    return `write(originC, ${m}, ${n}, bitcast<vec4f>(memory[li / 32 * ${16 * pitch} + ${r} * ${pitch} + ${q}]));`;
+  };
+  const writeOut = (i: number, group: number): string => `
+${lines(share, (j) => putDown(i, group * share + j))}
+workgroupBarrier();
+${lines(2 * share, (t) => writeFour(i, group, t))}
+workgroupBarrier();`;
+
   const directives = `enable subgroups;
 enable subgroup_size_control;
 enable chromium_experimental_subgroup_matrix;
@@ -543,34 +543,21 @@ let column = li / 32 % ${PN};
 ${copyA.place}
 ${copyB.place}
 ${lines(TM, (i) => range(TN, (j) => `var c${i}_${j}: subgroup_matrix_result<f32, 16, 16>;`).join(" "))}
-${copyA.declare}
-${copyB.declare}
 ${kLoop(
   config,
-  (k) => `${copyA.load(k)}\n${copyB.load(k)}`,
-  (stage) => `${copyA.store(stage)}\n${copyB.store(stage)}`,
+  (k, masked) => `${copyA.load(k, masked)}\n${copyB.load(k, masked)}`,
+  `${copyA.store}\n${copyB.store}`,
   multiply,
 )}
-${writeOut}
+${lines(TM, (i) => lines(TN / share, (group) => writeOut(i, group)))}
 }
 `;
-}
-
-const v_ = (name: string, slot: number): string => `${name}${slot}`;
-
-/** Most matrices that each subgroup can put down at once in the memory that the operand tiles need anyway. */
-function epilogueShare({ BM, BN, BK, PM, PN, a, b }: MatmulConfig): number {
-  const TN = BN / PN / 16;
-  const available =
-    ((a.kMajor ? BK : BM) / 8 + 1) * (a.kMajor ? BM : BK) + ((b.kMajor ? BK : BN) / 8 + 1) * (b.kMajor ? BN : BK);
-  for (const share of [8, 4, 2]) if (TN % share === 0 && PM * PN * 16 * (4 * share + 1) <= available) return share;
-  return 1;
 }
 
 // vector -----------------------------------------------------------------------------------------
 
 /** The operand along the long side of C, which is read once, and the one along the short side, which every thread re-reads. */
-function sides(config: MatmulConfig): {
+function longAndShort(config: MatmulConfig): {
   long: "a" | "b";
   short: "a" | "b";
   width: number;
@@ -591,11 +578,13 @@ function sides(config: MatmulConfig): {
 }
 
 const VECTOR_THREADS = 256;
+/** Rows that a thread of `columnSource` reads before it uses them. */
+const COLUMN_LOADS = 4;
 
-/** K-major: BK / width threads share PN rows of the long operand and walk along K side by side. */
+/** K-major: BK / width threads share PN rows of the long operand and walk along K side by side. PM · PN <= those threads. */
 function dotSource(config: MatmulConfig): string {
   const { BK, PM: S, PN: R } = config;
-  const { long, short, width, shortAt } = sides(config);
+  const { long, short, width, shortAt } = longAndShort(config);
   const lanes = BK / width;
   const teams = VECTOR_THREADS / lanes;
   const first = long === "a" ? "m0" : "n0";
@@ -639,23 +628,22 @@ if (li < ${outputs}) {
   let s = li / ${R * teams};
   var sum = 0.0;
   for (var i = 0u; i < ${lanes}; i++) { sum += sums[(s * ${R} + r) * ${VECTOR_THREADS} + t * ${lanes} + (i + li) % ${lanes}]; }
-  ${config.long === "n" ? "writeOne(originC, m0 + s, n0 + li % " + teams * R + ", sum);" : "writeOne(originC, m0 + li % " + teams * R + ", n0 + s, sum);"}
+  ${config.long === "n" ? `writeOne(originC, m0 + s, n0 + li % ${teams * R}, sum);` : `writeOne(originC, m0 + li % ${teams * R}, n0 + s, sum);`}
 }
 }
 `;
 }
 
-/** K across rows: PN threads side by side own `width` columns each, and teams of them take every BK-th row. */
+/** K across rows: PN threads side by side own `width` columns each; their teams take the rows in turn. */
 function columnSource(config: MatmulConfig): string {
   const { PM: S, PN: lanes } = config;
-  const { long, width, shortAt } = sides(config);
+  const { long, width, shortAt } = longAndShort(config);
   const teams = VECTOR_THREADS / lanes;
   const first = long === "a" ? "m0" : "n0";
   const size = long === "a" ? "params.M" : "params.N";
   const origin = long === "a" ? "originA" : "originB";
   const ld = long === "a" ? "params.lda" : "params.ldb";
   const F = width === 4 ? "vec4f" : "f32";
-  const loads = 4;
   const chunk = Math.min(S, 2);
   const out = (s: number): string => {
     const value = (e: number): string => (width === 4 ? `sum[${e}]` : "sum");
@@ -676,9 +664,9 @@ let lane = li % ${lanes};
 let team = li / ${lanes};
 let w = ${origin} + min(${first} + lane * ${width}, ${size} - ${width});
 ${lines(S, (s) => `var c${s}: ${F};`)}
-for (var k = kBegin + team; k < kEnd; k += ${loads * teams}) {
-${lines(loads, (u) => `let k${u} = min(k + ${u * teams}, params.K - 1);\nlet y${u} = ${F}(${long}[(w + k${u} * ${ld}) / ${width}]);`)}
-${lines(loads, (u) => lines(S, (s) => `c${s} += select(${F}(), ${shortAt(s, `k${u}`)} * y${u}, k + ${u * teams} < kEnd);`))}
+for (var k = kBegin + team; k < kEnd; k += ${COLUMN_LOADS * teams}) {
+${lines(COLUMN_LOADS, (u) => `let k${u} = min(k + ${u * teams}, params.K - 1);\nlet y${u} = ${F}(${long}[(w + k${u} * ${ld}) / ${width}]);`)}
+${lines(COLUMN_LOADS, (u) => lines(S, (s) => `c${s} += select(${F}(), ${shortAt(s, `k${u}`)} * y${u}, k + ${u * teams} < kEnd);`))}
 }
 ${lines(
   S / chunk,
@@ -776,100 +764,142 @@ export interface MatmulDevice {
 /** Uniforms of the kernel. */
 export interface MatmulParams extends Record<string, number> {}
 
-type Tile = Pick<MatmulConfig, "kind" | "BM" | "BN" | "BK" | "PM" | "PN" | "stages" | "unroll">;
+/** A tile, and what it does on the reference GPU: measured once, fitted to 42 shapes (see `timeOf`). */
+interface Tile extends Pick<MatmulConfig, "kind" | "BM" | "BN" | "BK" | "PM" | "PN"> {
+  /** TFLOP/s of the whole GPU when it is full. */
+  readonly peak: number;
+  /** Share of a core's speed that one workgroup reaches alone. */
+  readonly alone: number;
+  /** Workgroups that share a core. */
+  readonly resident: number;
+}
 
-const simt = (BM: number, BN: number, BK: number, PM: number, PN: number, stages: 1 | 2 = 1, unroll = BK): Tile => ({
-  kind: "tile",
-  BM,
-  BN,
-  BK,
-  PM,
-  PN,
-  stages,
-  unroll,
-});
-const units = (BM: number, BN: number, BK: number, PM: number, PN: number): Tile => ({
-  kind: "matrix",
-  BM,
-  BN,
-  BK,
-  PM,
-  PN,
-  stages: 1,
-  unroll: 1,
-});
+interface Choice {
+  readonly t: Tile;
+  readonly splitK: number;
+}
 
-/** Workgroups that fill a large GPU. */
-const ENOUGH = 256;
+/** What it costs to start a workgroup, in steps along K; to add up splits, in seconds; and bytes a second of that. */
+interface Overhead {
+  readonly start: number;
+  readonly reduce: number;
+  readonly bandwidth: number;
+}
+
+const tile = (shape: [number, number, number, number, number], peak: number, alone: number, resident: number): Tile => {
+  const [BM, BN, BK, PM, PN] = shape;
+  return { kind: "tile", BM, BN, BK, PM, PN, peak, alone, resident };
+};
+const matrix: typeof tile = (...args) => ({ ...tile(...args), kind: "matrix" });
+
+const TILES: readonly Tile[] = [
+  tile([128, 128, 16, 16, 8], 48, 0.53, 2),
+  tile([64, 128, 16, 8, 8], 46, 0.85, 3),
+  tile([64, 64, 16, 8, 8], 40, 0.44, 6),
+  tile([128, 32, 16, 8, 4], 39, 0.58, 6),
+  tile([32, 32, 16, 4, 4], 30, 0.16, 9),
+];
+const TILES_OVERHEAD: Overhead = { start: 34, reduce: 3.4e-6, bandwidth: 7.9e12 };
+
+const MATRICES: readonly Tile[] = [
+  matrix([128, 128, 32, 2, 2], 196, 0.66, 2),
+  matrix([128, 64, 32, 2, 2], 175, 0.55, 6),
+  matrix([64, 128, 32, 1, 4], 178, 0.62, 6),
+  matrix([64, 64, 64, 2, 2], 169, 0.67, 2),
+  matrix([32, 64, 64, 1, 2], 129, 0.47, 7),
+];
+const MATRICES_OVERHEAD: Overhead = { start: 37, reduce: 7.2e-6, bandwidth: 18e12 };
+
+/** Operands stored as f32, converted on the way. */
+const CONVERTING: readonly Tile[] = [
+  matrix([128, 128, 32, 2, 2], 187, 0.6, 2),
+  matrix([128, 64, 32, 2, 2], 130, 0.56, 4),
+  matrix([64, 128, 32, 1, 4], 126, 0.6, 6),
+  matrix([64, 64, 64, 2, 2], 112, 0.52, 3),
+  matrix([32, 64, 64, 1, 2], 97, 0.33, 10),
+];
+const CONVERTING_OVERHEAD: Overhead = { start: 71, reduce: 5.8e-6, bandwidth: 5e12 };
+
+const CORES = 132;
+/** Partial sums of a split stay within a binding of default size. */
+const MOST_PARTIAL = 1 << 25;
+
+/** Estimated seconds: rounds of workgroups that fill the cores, then a last one that may not, then the splits' sum. */
+function timeOf(t: Tile, { start, reduce, bandwidth }: Overhead, shape: MatmulShape, splits: number): number {
+  const { M, N, K, batch } = shape;
+  const perCore = Math.ceil((Math.ceil(M / t.BM) * Math.ceil(N / t.BN) * batch * splits) / CORES);
+  const steps = Math.ceil(K / splits / t.BK) * t.BK + start;
+  const one = (2 * t.BM * t.BN * steps) / ((t.peak * 1e12) / CORES);
+  const rest = perCore % t.resident;
+  const time = (perCore - rest + (rest ? Math.max(rest, 1 / t.alone) : 0)) * one;
+  return splits > 1 ? time + reduce + (8 * splits * M * N * batch) / bandwidth : time;
+}
+
+/** The quickest tile and split by `timeOf` that the device has room for. */
+function chooseTile(
+  tiles: readonly Tile[],
+  overhead: Overhead,
+  shape: MatmulShape,
+  fits: (t: Tile) => boolean,
+): Choice {
+  const { M, N, K, batch } = shape;
+  let best: Choice = { t: tiles.at(-1)!, splitK: 1 };
+  let bestTime = Number.POSITIVE_INFINITY;
+  for (const t of tiles) {
+    if (!fits(t)) continue;
+    const most = Math.max(1, Math.min(64, Math.floor(K / (4 * t.BK)), Math.floor(MOST_PARTIAL / (M * N * batch))));
+    for (let splitK = 1; splitK <= most; splitK++) {
+      const time = timeOf(t, overhead, shape, splitK);
+      if (time < bestTime) {
+        best = { t, splitK };
+        bestTime = time;
+      }
+    }
+  }
+  return best;
+}
 
 export function chooseMatmul(shape: MatmulShape, device: MatmulDevice): MatmulConfig {
-  const { M, N, K, batch, transposeA, transposeB } = shape;
+  const { M, N, K, batch } = shape;
   const compute = device.f16 ? shape.compute : "f32";
-  const kMajorA = !transposeA;
-  const kMajorB = transposeB;
-  const pitchA = kMajorA ? K : M;
-  const pitchB = kMajorB ? K : N;
-  const short = Math.min(M, N);
-  const useMatrix = compute === "f16" && device.subgroupMatrix && short > 8;
-  const width = (pitch: number, type: FloatType): 1 | 4 | 8 =>
-    useMatrix && type === "f16" && pitch % 8 === 0 ? 8 : pitch % 4 === 0 ? 4 : 1;
-  const a: MatmulOperand = { type: shape.a, kMajor: kMajorA, width: width(pitchA, shape.a) };
-  const b: MatmulOperand = { type: shape.b, kMajor: kMajorB, width: width(pitchB, shape.b) };
-  const count = (t: Tile): number => Math.ceil(M / t.BM) * Math.ceil(N / t.BN) * batch;
-  let tile: Tile;
+  const short = Math.min(M, N) <= 8;
+  const matrices = compute === "f16" && device.subgroupMatrix && !short && device.workgroupStorage >= 16384;
+  const operand = (type: FloatType, kMajor: boolean, pitch: number): MatmulOperand => {
+    const width = matrices && type === "f16" && pitch % 8 === 0 ? 8 : pitch % 4 === 0 ? 4 : 1;
+    return { type, kMajor, width };
+  };
+  const a = operand(shape.a, !shape.transposeA, shape.transposeA ? M : K);
+  const b = operand(shape.b, shape.transposeB, shape.transposeB ? K : N);
   const long = M < N ? "n" : "m";
-  if (short <= 8) {
-    const S = short <= 1 ? 1 : short <= 2 ? 2 : short <= 4 ? 4 : 8;
-    const W = long === "n" ? b : a;
-    if (W.kMajor) {
-      const R = S === 1 ? 4 : S === 2 ? 2 : 1;
-      const long_ = (256 / 32) * R;
-      tile = {
-        kind: "vector",
-        BM: long === "n" ? S : long_,
-        BN: long === "n" ? long_ : S,
-        BK: 32 * W.width,
-        PM: S,
-        PN: R,
-        stages: 1,
-        unroll: 1,
-      };
-    } else {
-      const lanes = W.width === 4 ? 8 : 32;
-      const long_ = lanes * W.width;
-      tile = {
-        kind: "vector",
-        BM: long === "n" ? S : long_,
-        BN: long === "n" ? long_ : S,
-        BK: (256 / lanes) * 4,
-        PM: S,
-        PN: lanes,
-        stages: 1,
-        unroll: 1,
-      };
-    }
-  } else if (useMatrix) {
-    const all = [units(128, 128, 32, 2, 2), units(64, 64, 32, 2, 2)].filter(
-      (t) => matrixStorage(t, a, b) <= device.workgroupStorage,
-    );
-    tile = all.find((t) => count(t) >= ENOUGH) ?? all[all.length - 1] ?? units(64, 64, 16, 2, 2);
-  } else {
-    const all = [simt(128, 128, 16, 8, 8), simt(64, 64, 16, 4, 4), simt(32, 32, 16, 4, 4)];
-    tile = all.find((t) => count(t) >= ENOUGH) ?? all[all.length - 1]!;
+  const { splitK, t } = choose();
+
+  function choose(): Choice {
+    if (short) return chooseVector(shape, long === "n" ? b : a, long);
+    const room = (size: typeof tileSize) => (t: Tile) =>
+      16 * (size(a, t.BM, t.BK) + size(b, t.BN, t.BK)) <= device.workgroupStorage;
+    if (!matrices) return chooseTile(TILES, TILES_OVERHEAD, shape, room(tileSize));
+    if (a.type === "f16" && b.type === "f16") return chooseTile(MATRICES, MATRICES_OVERHEAD, shape, room(matrixSize));
+    return chooseTile(CONVERTING, CONVERTING_OVERHEAD, shape, room(matrixSize));
   }
-  const splitK = Math.max(1, Math.min(Math.floor(ENOUGH / count(tile)), Math.floor(K / Math.max(256, tile.BK)), 64));
+
+  const chunk = Math.ceil(K / splitK / t.BK) * t.BK;
   return {
-    ...tile,
+    kind: t.kind,
+    BM: t.BM,
+    BN: t.BN,
+    BK: t.BK,
+    PM: t.PM,
+    PN: t.PN,
     long,
     band: 8,
-    ragged: K % tile.BK !== 0,
+    ragged: K === 0 || K % t.BK !== 0,
     batched: batch > 1,
-    splitK,
+    splitK: K > 0 ? Math.ceil(K / chunk) : 1,
     compute,
     a,
     b,
     c: shape.c,
-    wide: N % 4 === 0 && tile.kind !== "vector",
+    wide: N % 4 === 0 && !short,
     bias: shape.bias ?? null,
     z: shape.z ?? null,
     activation: shape.activation ?? null,
@@ -877,12 +907,22 @@ export function chooseMatmul(shape: MatmulShape, device: MatmulDevice): MatmulCo
   };
 }
 
-function matrixStorage(t: Tile, a: MatmulOperand, b: MatmulOperand): number {
-  return (
-    16 *
-    (((a.kMajor ? t.BK : t.BM) / 8 + 1) * (a.kMajor ? t.BM : t.BK) +
-      ((b.kMajor ? t.BK : t.BN) / 8 + 1) * (b.kMajor ? t.BN : t.BK))
-  );
+/** Blocks of the vector kernels, by measurement. K is split only where it is much longer than C. */
+function chooseVector({ M, N, K, batch }: MatmulShape, operand: MatmulOperand, long: "m" | "n"): Choice {
+  const { kMajor, width } = operand;
+  const short = Math.min(M, N);
+  const length = Math.max(M, N);
+  const S = short <= 1 ? 1 : short <= 2 ? 2 : short <= 4 ? 4 : 8;
+  const large = kMajor && S >= 4 && length >= 16384;
+  const lanes = kMajor ? (large ? 128 / S : 64) : width === 1 ? 32 : S < 8 ? 4 : 8;
+  const R = large && S === 4 ? 4 : 2;
+  const block = kMajor ? (VECTOR_THREADS / lanes) * R : lanes * width;
+  const BK = kMajor ? lanes * width : (VECTOR_THREADS / lanes) * COLUMN_LOADS;
+  const count = Math.ceil(length / block) * batch;
+  const shortest = !kMajor && S === 8 ? 256 : 4096;
+  const splitK = Math.max(1, Math.min(Math.floor(256 / count), Math.floor(K / shortest), 64));
+  const [BM, BN] = long === "n" ? [S, block] : [block, S];
+  return { t: { ...tile([BM, BN, BK, S, kMajor ? R : lanes], 1, 1, 1), kind: "vector" }, splitK };
 }
 
 export function matmulParams(config: MatmulConfig, shape: MatmulShape): MatmulParams {

@@ -107,22 +107,30 @@ describe("matmul", () => {
     { B: 1, M: 257, N: 1, K: 68, tA: false, tB: true },
     { B: 1, M: 12, N: 16, K: 4097, tA: true, tB: true },
     { B: 3, M: 9, N: 10, K: 36, tA: false, tB: false },
-  ])("runs the kernels of real GPUs: $B × [$M,$K]·[$K,$N] tA=$tA tB=$tB", async (c) => {
-    const lead: Shape = c.B > 1 ? [c.B] : [];
-    const device = await testDevice();
-    const { software } = device;
-    device.software = false;
-    try {
-      const errors = await layerErrors({
-        inputs: [[...lead, ...(c.tA ? [c.K, c.M] : [c.M, c.K])], [...lead, ...(c.tB ? [c.N, c.K] : [c.K, c.N])], [c.N]],
-        run: (a, b, bias) => matmul(a!, b!, { transposeA: c.tA, transposeB: c.tB, bias }),
-        reference: reference({ ...c, oneA: false, oneB: false }),
-      });
-      expect(Math.max(...errors)).toBeLessThan(5e-6 * Math.sqrt(c.K + c.M + c.N));
-    } finally {
-      device.software = software;
-    }
-  });
+  ])(
+    "runs the kernels of real GPUs: $B × [$M,$K]·[$K,$N] tA=$tA tB=$tB",
+    async (c) => {
+      const lead: Shape = c.B > 1 ? [c.B] : [];
+      const device = await testDevice();
+      const { software } = device;
+      device.software = false;
+      try {
+        const errors = await layerErrors({
+          inputs: [
+            [...lead, ...(c.tA ? [c.K, c.M] : [c.M, c.K])],
+            [...lead, ...(c.tB ? [c.N, c.K] : [c.K, c.N])],
+            [c.N],
+          ],
+          run: (a, b, bias) => matmul(a!, b!, { transposeA: c.tA, transposeB: c.tB, bias }),
+          reference: reference({ ...c, oneA: false, oneB: false }),
+        });
+        expect(Math.max(...errors)).toBeLessThan(5e-6 * Math.sqrt(c.K + c.M + c.N));
+      } finally {
+        device.software = software;
+      }
+    },
+    180_000,
+  );
 
   it("computes in f16 under autocast and gives f32 gradients to f32 operands", async () => {
     const a = tensor(randomValues(6 * 20), { shape: [6, 20], requiresGrad: true });

@@ -73,6 +73,11 @@ describe("report", () => {
     expect(row("layernorm")).toContain("| not compared |");
     expect(row("gelu")).toContain("| not run |");
   });
+  it("sums up the targets", () => {
+    expect(lines).toContain(
+      "Targets: 1 of 4 reached; not matmul f16 4096³, gpt 6×384 f32 captured, layernorm 2×3 fwd.",
+    );
+  });
   it("names device, driver and versions", () => {
     const page = lines.join("\n");
     for (const text of ["2026-01-31", "driver 2", "Node 24", "webgpu (Dawn) 0.6", "torch 2.11"])
