@@ -37,9 +37,10 @@ describe("GPT", () => {
       const values = await model.stateDict()[name]!.data();
       return Math.sqrt(Array.from(values).reduce((sum, v) => sum + v * v, 0) / values.length);
     };
-    expect(await spread("transformer.wte.weight")).toBeCloseTo(0.02, 3);
-    expect(await spread("transformer.h.0.mlp.c_fc.weight")).toBeCloseTo(0.02, 3);
-    expect(await spread("transformer.h.0.mlp.c_proj.weight")).toBeCloseTo(0.01, 3); // 0.02 / √(2 · 2 layers)
+    const std = 0.02 * Math.sqrt(768 / 64);
+    expect((await spread("transformer.wte.weight")) / std).toBeCloseTo(1, 1);
+    expect((await spread("transformer.h.0.mlp.c_fc.weight")) / std).toBeCloseTo(1, 1);
+    expect((await spread("transformer.h.0.mlp.c_proj.weight")) / std).toBeCloseTo(0.5, 1); // 1 / √(2 · 2 layers)
     expect(await spread("transformer.h.0.mlp.c_proj.bias")).toBe(0);
     model.dispose();
   });
@@ -59,10 +60,10 @@ describe("GPT", () => {
     model.dispose();
   });
 
-  it("guesses evenly before training, and gives every parameter a gradient", async () => {
+  it("guesses almost evenly before training, and gives every parameter a gradient", async () => {
     const model = new GPT(config);
     const loss = model.loss(ids(1, 2, 3, 4), ids(2, 3, 4, 5));
-    expect(Math.abs((await loss.item()) - Math.log(11))).toBeLessThan(0.1);
+    expect(Math.abs((await loss.item()) - Math.log(11))).toBeLessThan(0.3);
     loss.backward();
     for (const [name, p] of model.namedParameters()) {
       const grad = await p.grad!.data();

@@ -3,7 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { memory, ones } from "@kindling/core";
 import { saveSafetensors } from "@kindling/core/safetensors";
-import { testDevice } from "@kindling/core/testing";
+import { mixedError, testDevice } from "@kindling/core/testing";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { svgChart, terminalChart } from "../src/chart.ts";
 import {
@@ -55,7 +55,7 @@ describe("Trainer", () => {
   it("learns", async () => {
     const trainer = new Trainer(settings, data);
     const before = await trainer.validate();
-    expect(Math.abs(before - Math.log(data.vocabulary.size))).toBeLessThan(0.1);
+    expect(Math.abs(before - Math.log(data.vocabulary.size))).toBeLessThan(0.3);
     await losses(trainer, 40);
     expect(await trainer.validate()).toBeLessThan(before - 1);
     trainer.dispose();
@@ -68,6 +68,16 @@ describe("Trainer", () => {
     expect(await losses(captured, 2)).toEqual(await losses(eager, 2));
     captured.dispose();
     eager.dispose();
+  });
+
+  it("trains with f16 products much as with f32", async () => {
+    if (!(await testDevice()).features.has("shader-f16")) return;
+    const [half, single] = [new Trainer({ ...settings, precision: "f16" }, data), new Trainer(settings, data)];
+    const [a, b] = [await losses(half, 10), await losses(single, 10)];
+    expect(a).not.toEqual(b);
+    expect(mixedError(a, b)).toBeLessThan(0.02);
+    half.dispose();
+    single.dispose();
   });
 
   it("holds its memory constant", async () => {

@@ -25,6 +25,8 @@ export interface Recorder {
 }
 
 export interface DeviceOptions {
+  /** Info of the adapter that the GPUDevice came from: it alone lists the subgroup matrices. Default: the device's own. */
+  info?: GPUAdapterInfo;
   /** Largest number of dispatches that wait for a submit. Default 256. */
   maxPending?: number;
 }
@@ -76,10 +78,8 @@ export class Device {
   #faults: { tensor: Tensor; messages: string[] } | null = null;
   #lost: string | null = null;
 
-  constructor(gpu: GPUDevice, { maxPending = 256 }: DeviceOptions = {}) {
-    const info = (gpu.adapterInfo ?? {}) as GPUAdapterInfo & {
-      subgroupMatrixConfigs?: readonly SubgroupMatrixConfig[];
-    };
+  constructor(gpu: GPUDevice, { maxPending = 256, info: given = gpu.adapterInfo }: DeviceOptions = {}) {
+    const info = (given ?? {}) as GPUAdapterInfo & { subgroupMatrixConfigs?: readonly SubgroupMatrixConfig[] };
     this.gpu = gpu;
     this.name = [info.description || info.device, info.vendor, info.architecture].filter(Boolean)[0] ?? "GPU";
     this.features = gpu.features as ReadonlySet<string>;
@@ -395,17 +395,22 @@ export async function init(options: InitOptions = {}): Promise<Device> {
   if (options.backend !== undefined && options.backend !== "webgpu") {
     throw new Error(`init: backend "${options.backend}" is not supported by @kindling/core; its kernels need WebGPU`);
   }
-  return (state.device = new Device(options.device ?? (await requestDevice(options)), options));
+  const { device, info } = options.device ? { ...options, device: options.device } : await requestDevice(options);
+  return (state.device = new Device(device, { ...options, ...(info && { info }) }));
 }
 
-async function requestDevice({ powerPreference = "high-performance", dawn }: InitOptions): Promise<GPUDevice> {
+async function requestDevice({
+  powerPreference = "high-performance",
+  dawn,
+}: InitOptions): Promise<{ device: GPUDevice; info: GPUAdapterInfo }> {
   const gpu = (await browserGpu()) ?? (await nodeGpu(dawn));
   const adapter = await gpu.requestAdapter({ powerPreference });
   if (!adapter)
     throw new Error("init: WebGPU is there, but it found no GPU adapter (no driver, or the GPU is blocked)");
   const requiredFeatures = FEATURES.filter((f) => adapter.features.has(f)) as GPUFeatureName[];
   const requiredLimits = Object.fromEntries(LIMITS.map((name) => [name, adapter.limits[name]]));
-  return adapter.requestDevice({ label: "kindling", requiredFeatures, requiredLimits });
+  const device = await adapter.requestDevice({ label: "kindling", requiredFeatures, requiredLimits });
+  return { device, info: adapter.info };
 }
 
 const browserGpu = async (): Promise<GPU | undefined> => (globalThis as { navigator?: { gpu?: GPU } }).navigator?.gpu;

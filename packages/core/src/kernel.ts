@@ -79,7 +79,7 @@ export class Kernel<S extends string = string> {
       if (t.device !== (device ??= t.device)) {
         throw new Error(`${this.label}: binding "${name}" is on ${t.device.name}, the others are on ${device.name}`);
       }
-      if (t.dtype !== element && elementOf(t.dtype) !== element) {
+      if (t.dtype !== element && elementOf(t.dtype) !== element && !(t.dtype === "f16" && element === "u32")) {
         throw new Error(`${this.label}: binding "${name}" is array<${element}>, got a tensor of ${t.dtype}`);
       }
       if (write) t.version++;

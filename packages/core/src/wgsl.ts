@@ -8,7 +8,8 @@
  *   @group(0) @binding(N) var<uniform> name: Struct;                → one number per scalar field
  *   override NAME: T = default;                                     → number, with that default
  *
- * T is f32, f16, i32, u32, atomic<u32> or a vector of those; it is checked against the tensor's dtype at each launch.
+ * T is f32, f16, i32, u32, atomic<u32> or a vector of those; it is checked against the tensor's dtype at each launch. A
+ * bool is a u32 of 0 or 1, and u32 also reads f16 in pairs, so that one load takes 16 bytes of them.
  * Everything else is an error, never a guess.
  */
 import type { Tensor } from "./tensor.ts";

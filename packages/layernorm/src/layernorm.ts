@@ -25,7 +25,6 @@ import {
   record,
   type Shape,
   sizeOf,
-  sumRows,
   type Tensor,
   variants,
   zeros,
@@ -154,7 +153,7 @@ fn main(@builtin(workgroup_id) wg: vec3u, @builtin(num_workgroups) groups: vec3u
 
 /**
  * A thread walks down one column of its chunk of the rows: reads coalesce across threads, and without atomics the sum is
- * the same each time. A row of `partial` holds the sums for w, then, from the aligned column `pitch`, those for b.
+ * the same each time. A row of `partial` holds the sums for w, then those for b.
  */
 const weightGradKernel = variants((X: Element, Y: Element, S: "vec4<f32>" | "f32", L: Lanes) =>
   kernel(
@@ -162,7 +161,7 @@ const weightGradKernel = variants((X: Element, Y: Element, S: "vec4<f32>" | "f32
     /* wgsl */ `
 ${lanes[L]}
 
-struct Params { rows: u32, vectors: u32, chunk: u32, pitch: u32 }
+struct Params { rows: u32, vectors: u32, chunk: u32 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<${X}>;
@@ -195,9 +194,44 @@ fn main(@builtin(workgroup_id) wg: vec3u, @builtin(local_invocation_id) lane: ve
     }
   }
   if (lane.y == 0 && c < params.vectors) {
-    let at = wg.y * 2 * params.pitch + c;
+    let at = wg.y * 2 * params.vectors + c;
     partial[at] = sums[0][lane.x];
-    partial[at + params.pitch] = sums[0][lane.x + 32];
+    partial[at + params.vectors] = sums[0][lane.x + 32];
+  }
+}`,
+  ),
+);
+
+/** Adds up the chunks, in order: the workgroups of row 0 for dw, those of row 1 for db. */
+const weightGradSumKernel = variants((V: "vec4<f32>" | "f32", L: Lanes) =>
+  kernel(
+    "layerNorm.weightGradSum",
+    /* wgsl */ `
+${lanes[L]}
+
+struct Params { vectors: u32, chunks: u32 }
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> partial: array<${V}>;
+@group(0) @binding(2) var<storage, read_write> dw: array<${V}>;
+@group(0) @binding(3) var<storage, read_write> db: array<${V}>;
+
+var<workgroup> sums: array<array<F, 32>, 8>;
+
+@compute @workgroup_size(32, 8)
+fn main(@builtin(workgroup_id) wg: vec3u, @builtin(local_invocation_id) lane: vec3u) {
+  let c = wg.x * 32 + lane.x;
+  var sum = F();
+  if (c < params.vectors) {
+    for (var chunk = lane.y; chunk < params.chunks; chunk += 8) { sum += partial[(2 * chunk + wg.y) * params.vectors + c]; }
+  }
+  sums[lane.y][lane.x] = sum;
+  for (var half = 4u; half > 0; half /= 2) {
+    workgroupBarrier();
+    if (lane.y < half) { sums[lane.y][lane.x] += sums[lane.y + half][lane.x]; }
+  }
+  if (lane.y == 0 && c < params.vectors) {
+    if (wg.y == 0) { dw[c] = sums[0][lane.x]; } else { db[c] = sums[0][lane.x]; }
   }
 }`,
   ),
@@ -261,20 +295,20 @@ export function layerNormInputGrad(dy: Tensor, x: Tensor, cols: number, weight: 
 /** dw and db, f32, of shape [cols]. */
 export function layerNormWeightGrad(dy: Tensor, x: Tensor, cols: number, stats: Tensor): { dw: Tensor; db: Tensor } {
   const { rows, L, vectors } = layoutOf(x, cols);
+  const V = L === "vec4" ? "vec4<f32>" : "f32";
   const tiles = Math.ceil(vectors / 32);
-  const chunk = Math.max(8, Math.ceil(rows / Math.max(1, Math.floor(528 / tiles))));
+  // Enough chunks to fill a GPU, few enough that adding them up is short.
+  const chunk = Math.max(8, Math.ceil(rows / Math.max(1, Math.min(128, Math.floor(528 / tiles)))));
   const chunks = Math.ceil(rows / chunk);
-  const aligned = Math.ceil(cols / 64) * 64; // so that dw and db can be views of one sum
-  const partial = empty([chunks, 2, aligned], { device: x.device });
-  const params = { rows, vectors, chunk, pitch: L === "vec4" ? aligned / 4 : aligned };
-  weightGradKernel(elementOf(x, L), elementOf(dy, L), L === "vec4" ? "vec4<f32>" : "f32", L).run(
-    { params, x, dy, stats, partial },
+  const { device } = x;
+  const partial = empty([chunks, 2, Math.ceil(cols / 4) * 4], { device });
+  const [dw, db] = [empty([cols], { device }), empty([cols], { device })];
+  weightGradKernel(elementOf(x, L), elementOf(dy, L), V, L).run(
+    { params: { rows, vectors, chunk }, x, dy, stats, partial },
     { workgroups: [tiles, chunks] },
   );
-  const sums = chunks === 1 ? partial : sumRows(partial, [2, aligned]);
-  const [dw, db] = [sums.view(0, [cols]), sums.view(aligned, [cols])];
+  weightGradSumKernel(V, L).run({ params: { vectors, chunks }, partial, dw, db }, { workgroups: [tiles, 2] });
   partial.dispose();
-  sums.dispose();
   return { dw, db };
 }
 
