@@ -34,6 +34,8 @@ async function main(options: Options): Promise<void> {
   vocabulary.encode(options.prompt ?? "", "--prompt"); // tells now of a character that it lacks
   if (data) prepareFolder(options.out);
 
+  if (process.env.KINDLING_GPU === "null")
+    throw new UserError("KINDLING_GPU=null: a GPU that computes nothing learns nothing");
   const device = await init();
   if (settings.precision === "f16" && !device.features.has("shader-f16")) {
     throw new UserError(`--precision f16: needs a GPU with shader-f16, which ${device.name} does not offer`);

@@ -1,6 +1,6 @@
 /** The loss curve, twice: as characters for the terminal, and as an SVG file. */
 import { scaleLinear } from "d3-scale";
-import { curveMonotoneX, line } from "d3-shape";
+import { line } from "d3-shape";
 import plot from "simple-ascii-chart";
 
 /** Loss at a step, in nats a character. */
@@ -24,9 +24,12 @@ const mean = (points: readonly Point[]): Point => {
   return [sum(0) / points.length, sum(1) / points.length];
 };
 
-/** Means over a window around each point. */
+/** Means over a window around each point, which narrows towards the ends so that it stays centred. */
 const smooth = (points: readonly Point[], reach: number): Point[] =>
-  points.map(([step], i) => [step, mean(points.slice(Math.max(0, i - reach), i + reach + 1))[1]]);
+  points.map(([step], i) => {
+    const side = Math.min(reach, i, points.length - 1 - i);
+    return [step, mean(points.slice(i - side, i + side + 1))[1]];
+  });
 
 const finite = (points: readonly Point[]): Point[] => points.filter(([, loss]) => Number.isFinite(loss));
 
@@ -40,7 +43,7 @@ export function terminalChart(
   const validation = finite(history.validation);
   if (train.length < 2) return "";
   const losses = [...train, ...validation].map(([, loss]) => loss);
-  const scale = scaleLinear([Math.min(...losses), Math.max(...losses)], [0, 1]).nice(6);
+  const scale = scaleLinear([Math.min(...losses), Math.max(...losses)], [0, 1]).nice(10);
   const steps = scaleLinear([0, train.at(-1)![0]], [0, 1]);
   const format = scale.tickFormat(6);
   return plot(
@@ -51,7 +54,11 @@ export function terminalChart(
       yRange: scale.domain() as [number, number],
       customYAxisTicks: scale.ticks(6),
       customXAxisTicks: steps.ticks(Math.floor(width / 14)).filter((step) => step > 0 && Number.isInteger(step)),
-      points: validation.map(([x, y]) => ({ x, y, ...(color && { color: "ansiYellow" as const }) })),
+      points: validation.map(([x, y]) => ({
+        x: Math.max(x, train[0]![0]),
+        y,
+        ...(color && { color: "ansiYellow" as const }),
+      })),
       ...(color && { color: "ansiCyan" as const }),
       formatter: (value, { axis }) => (axis === "y" ? format(value) : String(value)),
       symbols: { chart: { we: "─", wns: "╮", ns: "│", nse: "╰", wsn: "╯", sne: "╭" }, point: "●" },
@@ -90,7 +97,7 @@ export function svgChart(history: History, title: string): string {
   const path = line<Point>(
     ([step]) => round(x(step)),
     ([, loss]) => round(y(loss)),
-  ).curve(curveMonotoneX);
+  );
   const drawn = (name: string, points: readonly Point[]): string =>
     points.length > 1 ? `<path class="${name}" d="${path([...points])}"/>` : "";
   const yTicks = y.ticks(7).map((loss) => {
@@ -113,13 +120,13 @@ export function svgChart(history: History, title: string): string {
 ${yTicks.join("\n")}
 ${xTicks.join("\n")}
 <text x="${right}" y="${HEIGHT - 8}" text-anchor="end">step</text>
-${drawn("raw", train)}
-${drawn("train", smooth(train, Math.ceil(train.length / 40)))}
+${drawn("raw", thin(train, 400))}
+${drawn("train", thin(smooth(train, Math.ceil(train.length / 40)), 200))}
 ${drawn("validation", validation)}
 ${validation.map(([step, loss]) => `<circle cx="${round(x(step))}" cy="${round(y(loss))}" r="4"/>`).join("")}
 </svg>
 `;
 }
 
-const round = (value: number): number => Math.round(value * 100) / 100;
+const round = (value: number): number => Math.round(value * 10) / 10;
 const xml = (text: string): string => text.replace(/[&<>]/g, (c) => `&#${c.charCodeAt(0)};`);

@@ -30,6 +30,9 @@ export interface GPTConfig {
   tied?: boolean;
 }
 
+/** In mixed precision only linear layers read a norm here, and those round to f16: it may as well write f16. */
+const ROUNDED = { autocastToF32: false };
+
 class CausalSelfAttention extends Module {
   readonly heads: number;
   readonly c_attn: Linear;
@@ -75,9 +78,9 @@ class Block extends Module {
 
   constructor(config: GPTConfig) {
     super();
-    this.ln_1 = new LayerNorm(config.width);
+    this.ln_1 = new LayerNorm(config.width, ROUNDED);
     this.attn = new CausalSelfAttention(config);
-    this.ln_2 = new LayerNorm(config.width);
+    this.ln_2 = new LayerNorm(config.width, ROUNDED);
     this.mlp = new MLP(config);
   }
 
@@ -101,7 +104,7 @@ class Transformer extends Module {
     this.wpe = new Embedding(config.context, config.width);
     this.drop = new Dropout(config.dropout ?? 0);
     this.h = Array.from({ length: config.layers }, () => new Block(config));
-    this.ln_f = new LayerNorm(config.width);
+    this.ln_f = new LayerNorm(config.width, ROUNDED);
     this.#positions = persist(tensor(Int32Array.from({ length: config.context }, (_, i) => i)));
   }
 

@@ -70,10 +70,10 @@ const elementOf = (T: FloatType, wide: boolean): string => (wide ? `vec4<${T}>` 
 
 /**
  * For software GPUs, where workgroup memory is ordinary memory and a barrier is expensive: a thread owns a row, and the
- * rows of a workgroup read the same column at the same time.
+ * rows of a workgroup read the same column at the same time. Loops run to `params.dim`, unknown to the compiler, which would
+ * otherwise unroll them and take seconds over it.
  */
-export function directKernel(pass: Pass, T: FloatType, dim: number): Kernel {
-  const wide = dim % 4 === 0;
+export function directKernel(pass: Pass, T: FloatType, wide: boolean): Kernel {
   const element = elementOf(T, wide);
   const columns = pass === "gradKeyValue" ? "keys" : "queries";
   const body: Record<Pass, string> = {
@@ -81,7 +81,7 @@ export function directKernel(pass: Pass, T: FloatType, dim: number): Kernel {
   let kv = kvStart(batch, head / params.group);
   let q0 = qStart(batch, head) + row * params.qRow;
   var own: array<F, N>;
-  for (var c = 0u; c < N; c++) { own[c] = F(q[q0 + c]) * scale; }
+  for (var c = 0u; c < params.dim; c++) { own[c] = F(q[q0 + c]) * scale; }
   var m = -3.4e38;
   var l = 0.0;
   let end = select(params.keys, min(params.keys, row + 1), params.causal != 0);
@@ -89,16 +89,16 @@ export function directKernel(pass: Pass, T: FloatType, dim: number): Kernel {
     let k0 = params.kOffset + kv + j * params.kvRow;
     let v0 = params.vOffset + kv + j * params.kvRow;
     var s = F();
-    for (var c = 0u; c < N; c++) { s += own[c] * F(k[k0 + c]); }
+    for (var c = 0u; c < params.dim; c++) { s += own[c] * F(k[k0 + c]); }
     let next = max(m, total(s));
     let shrink = exp2(m - next);
     let p = exp2(total(s) - next);
     m = next;
     l = l * shrink + p;
-    for (var c = 0u; c < N; c++) { sum[c] = sum[c] * shrink + p * F(v[v0 + c]); }
+    for (var c = 0u; c < params.dim; c++) { sum[c] = sum[c] * shrink + p * F(v[v0 + c]); }
   }
   let y0 = yStart(batch, head) + row * params.yRow;
-  for (var c = 0u; c < N; c++) { y[y0 + c] = ${element}(sum[c] / l); }
+  for (var c = 0u; c < params.dim; c++) { y[y0 + c] = ${element}(sum[c] / l); }
   lse[rowStart(batch, head) + row] = m + log2(l);`,
     gradQuery: `
   let kv = kvStart(batch, head / params.group);
@@ -108,7 +108,7 @@ export function directKernel(pass: Pass, T: FloatType, dim: number): Kernel {
   var own: array<F, N>;
   var slope: array<F, N>;
   var product = F();
-  for (var c = 0u; c < N; c++) {
+  for (var c = 0u; c < params.dim; c++) {
     own[c] = F(q[q0 + c]) * scale;
     slope[c] = F(dy[y0 + c]);
     product += slope[c] * F(y[y0 + c]);
@@ -121,17 +121,17 @@ export function directKernel(pass: Pass, T: FloatType, dim: number): Kernel {
     let v0 = params.vOffset + kv + j * params.kvRow;
     var s = F();
     var dp = F();
-    for (var c = 0u; c < N; c++) { s += own[c] * F(k[k0 + c]); dp += slope[c] * F(v[v0 + c]); }
+    for (var c = 0u; c < params.dim; c++) { s += own[c] * F(k[k0 + c]); dp += slope[c] * F(v[v0 + c]); }
     let ds = exp2(total(s) - lse[r0]) * (total(dp) - d);
-    for (var c = 0u; c < N; c++) { sum[c] += ds * F(k[k0 + c]); }
+    for (var c = 0u; c < params.dim; c++) { sum[c] += ds * F(k[k0 + c]); }
   }
-  for (var c = 0u; c < N; c++) { dq[q0 + c] = ${element}(sum[c] * params.scale); }`,
+  for (var c = 0u; c < params.dim; c++) { dq[q0 + c] = ${element}(sum[c] * params.scale); }`,
     gradKeyValue: `
   let i0 = kvStart(batch, head) + row * params.kvRow;
   var own: array<F, N>;
   var value: array<F, N>;
   var dv = array<F, N>();
-  for (var c = 0u; c < N; c++) { own[c] = F(k[params.kOffset + i0 + c]) * scale; value[c] = F(v[params.vOffset + i0 + c]); }
+  for (var c = 0u; c < params.dim; c++) { own[c] = F(k[params.kOffset + i0 + c]) * scale; value[c] = F(v[params.vOffset + i0 + c]); }
   for (var h = head * params.group; h < (head + 1) * params.group; h++) {
     for (var i = select(0, row, params.causal != 0); i < params.queries; i++) {
       let r0 = rowStart(batch, h) + i;
@@ -139,21 +139,21 @@ export function directKernel(pass: Pass, T: FloatType, dim: number): Kernel {
       let y0 = yStart(batch, h) + i * params.yRow;
       var s = F();
       var dp = F();
-      for (var c = 0u; c < N; c++) { s += own[c] * F(q[q0 + c]); dp += value[c] * F(dy[y0 + c]); }
+      for (var c = 0u; c < params.dim; c++) { s += own[c] * F(q[q0 + c]); dp += value[c] * F(dy[y0 + c]); }
       let p = exp2(total(s) - lse[r0]);
       let ds = p * (total(dp) - delta[r0]);
-      for (var c = 0u; c < N; c++) { sum[c] += ds * F(q[q0 + c]); dv[c] += p * F(dy[y0 + c]); }
+      for (var c = 0u; c < params.dim; c++) { sum[c] += ds * F(q[q0 + c]); dv[c] += p * F(dy[y0 + c]); }
     }
   }
-  for (var c = 0u; c < N; c++) {
+  for (var c = 0u; c < params.dim; c++) {
     dkv[params.dkOffset + i0 + c] = ${element}(sum[c] * params.scale);
     dkv[params.dvOffset + i0 + c] = ${element}(dv[c]);
   }`,
   };
   return kernel(
-    `attention.direct.${pass}.${T}.${dim}`,
+    `attention.direct.${pass}.${T}`,
     `${header(pass, element)}
-const N = ${wide ? dim / 4 : dim}u;
+const N = ${wide ? 32 : 128}u;
 alias F = ${wide ? "vec4f" : "f32"};
 fn total(x: F) -> f32 { return ${wide ? "dot(x, vec4f(1))" : "x"}; }
 

@@ -104,7 +104,7 @@ const usesMatrix = (device: Device, T: FloatType, dim: number): boolean =>
   device.limits.maxStorageBuffersPerShaderStage >= 9;
 
 export function choose(pass: Pass, device: Device, T: FloatType, l: Layout): Choice {
-  if (device.software) return { kernel: direct(pass, T, l.dim), rows: 64 };
+  if (device.software) return { kernel: direct(pass, T, l.dim % 4 === 0), rows: 64 };
   const bytes = device.limits.maxComputeWorkgroupStorageSize;
   const heads = l.batch * (pass === "gradKeyValue" ? l.kvHeads : l.heads);
   const fills = (rows: number): boolean =>

@@ -130,8 +130,8 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
 );
 
 /**
- * A workgroup sums 64 columns over its chunk of the rows: 4 rows at a time, lanes side by side on a row, then the 4
- * partial sums in workgroup memory. Chunks are summed by a second run, in order: no atomics, the same bits each time.
+ * A workgroup sums 32 columns over its chunk of the rows: 8 rows at a time, lanes side by side on a row, then the 8 partial
+ * sums in workgroup memory. Chunks are summed by a second run, in order: no atomics, the same bits each time.
  */
 const sumRowsKernel = variants((X: FloatType, Y: FloatType) =>
   kernel(
@@ -143,23 +143,22 @@ struct Params { rows: u32, cols: u32, chunk: u32 }
 @group(0) @binding(1) var<storage, read> x: array<${X}>;
 @group(0) @binding(2) var<storage, read_write> y: array<${Y}>;
 
-var<workgroup> partials: array<f32, 256>;
+var<workgroup> partials: array<array<f32, 32>, 8>;
 
-@compute @workgroup_size(64, 4)
+@compute @workgroup_size(32, 8)
 fn main(@builtin(workgroup_id) wg: vec3u, @builtin(local_invocation_id) lane: vec3u) {
-  let col = wg.x * 64 + lane.x;
+  let col = wg.x * 32 + lane.x;
   let end = min((wg.y + 1) * params.chunk, params.rows);
   var sum = 0.0;
   if (col < params.cols) {
-    for (var row = wg.y * params.chunk + lane.y; row < end; row += 4) { sum += f32(x[row * params.cols + col]); }
+    for (var row = wg.y * params.chunk + lane.y; row < end; row += 8) { sum += f32(x[row * params.cols + col]); }
   }
-  partials[lane.y * 64 + lane.x] = sum;
-  workgroupBarrier();
-  if (lane.y == 0 && col < params.cols) {
-    let a = partials[lane.x] + partials[64 + lane.x];
-    let b = partials[128 + lane.x] + partials[192 + lane.x];
-    y[wg.y * params.cols + col] = ${Y}(a + b);
+  partials[lane.y][lane.x] = sum;
+  for (var half = 4u; half > 0; half /= 2) {
+    workgroupBarrier();
+    if (lane.y < half) { partials[lane.y][lane.x] += partials[lane.y + half][lane.x]; }
   }
+  if (lane.y == 0 && col < params.cols) { y[wg.y * params.cols + col] = ${Y}(partials[0][lane.x]); }
 }`,
   ),
 );
@@ -198,8 +197,9 @@ export const copy = (x: Tensor): Tensor => copyInto(emptyLike(x), x);
 export function sumRows(x: Tensor, shape: Shape, dtype: FloatType = x.dtype as FloatType): Tensor {
   const cols = sizeOf(shape);
   const rows = x.size / cols;
-  const tiles = Math.ceil(cols / 64);
-  const chunks = Math.max(1, Math.min(Math.ceil(rows / 32), Math.floor(1024 / tiles)));
+  const tiles = Math.ceil(cols / 32);
+  // Few rows are one chunk; at most 64 chunks, since a second dispatch walks over them.
+  const chunks = rows <= 128 ? 1 : Math.max(1, Math.min(Math.ceil(rows / 32), 64, Math.floor(1024 / tiles)));
   const chunk = Math.ceil(rows / chunks);
   const count = Math.ceil(rows / chunk);
   const y = empty(shape, { dtype, device: x.device });

@@ -764,7 +764,7 @@ export interface MatmulDevice {
 /** Uniforms of the kernel. */
 export interface MatmulParams extends Record<string, number> {}
 
-/** A tile, and what it does on the reference GPU: measured once, fitted to 42 shapes (see `timeOf`). */
+/** A tile, and what it does on an H200: fitted to measurements of 42 products (see `timeOf`). */
 interface Tile extends Pick<MatmulConfig, "kind" | "BM" | "BN" | "BK" | "PM" | "PN"> {
   /** TFLOP/s of the whole GPU when it is full. */
   readonly peak: number;
@@ -779,7 +779,7 @@ interface Choice {
   readonly splitK: number;
 }
 
-/** What it costs to start a workgroup, in steps along K; to add up splits, in seconds; and bytes a second of that. */
+/** Cost of starting a workgroup, as elements of K; of adding up splits, in seconds and in bytes a second. */
 interface Overhead {
   readonly start: number;
   readonly reduce: number;

@@ -292,8 +292,9 @@ export function layerNormInputGrad(dy: Tensor, x: Tensor, cols: number, weight: 
   return dx;
 }
 
-/** dw and db, f32, of shape [cols]. */
-export function layerNormWeightGrad(dy: Tensor, x: Tensor, cols: number, stats: Tensor): { dw: Tensor; db: Tensor } {
+/** dw and db, f32, of the normalized shape. */
+export function layerNormWeightGrad(dy: Tensor, x: Tensor, shape: Shape, stats: Tensor): { dw: Tensor; db: Tensor } {
+  const cols = sizeOf(shape);
   const { rows, L, vectors } = layoutOf(x, cols);
   const V = L === "vec4" ? "vec4<f32>" : "f32";
   const tiles = Math.ceil(vectors / 32);
@@ -302,7 +303,7 @@ export function layerNormWeightGrad(dy: Tensor, x: Tensor, cols: number, stats: 
   const chunks = Math.ceil(rows / chunk);
   const { device } = x;
   const partial = empty([chunks, 2, Math.ceil(cols / 4) * 4], { device });
-  const [dw, db] = [empty([cols], { device }), empty([cols], { device })];
+  const [dw, db] = [empty(shape, { device }), empty(shape, { device })];
   weightGradKernel(elementOf(x, L), elementOf(dy, L), V, L).run(
     { params: { rows, vectors, chunk }, x, dy, stats, partial },
     { workgroups: [tiles, chunks] },
@@ -321,31 +322,31 @@ export interface LayerNormOptions {
   bias?: Tensor | null;
   /** Added to the variance. Default 1e-5. */
   eps?: number;
+  /** Under autocast y is f32, as in PyTorch; without this it is f16, for a reader that would round it anyway. Default true. */
+  autocastToF32?: boolean;
 }
 
 /**
- * Normalizes `x` over its last axes, whose sizes `normalizedShape` repeats. y has the dtype of x; under autocast it is f32,
- * as in PyTorch. Matches torch.nn.functional.layer_norm.
+ * Normalizes `x` over its last axes, whose sizes `normalizedShape` repeats. y has the dtype of x, but under autocast see
+ * `autocastToF32`. Matches torch.nn.functional.layer_norm.
  */
 export function layerNorm(
   x: Tensor,
   normalizedShape: number | Shape,
-  { weight = null, bias = null, eps = 1e-5 }: LayerNormOptions = {},
+  { weight = null, bias = null, eps = 1e-5, autocastToF32 = true }: LayerNormOptions = {},
 ): Tensor {
   const shape = typeof normalizedShape === "number" ? [normalizedShape] : normalizedShape;
   check(x, shape, weight, bias);
   const cols = sizeOf(shape);
-  const dtype = autocastType() ? "f32" : (x.dtype as FloatType);
+  const dtype = autocastType() && autocastToF32 ? "f32" : (autocastType() ?? (x.dtype as FloatType));
   const { y, stats } = layerNormForward(x, cols, { weight, bias, eps, dtype });
   return record(y, [x, weight ?? stats, bias ?? stats], (dy) => {
     const dx = needsGrad(x) ? layerNormInputGrad(dy, x, cols, weight, stats) : null;
     if (!needsGrad(weight) && !needsGrad(bias)) return [dx, null, null];
-    const { dw, db } = layerNormWeightGrad(dy, x, cols, stats);
-    return [dx, weight && gradLike(weight, dw), bias && gradLike(bias, db)];
+    const { dw, db } = layerNormWeightGrad(dy, x, shape, stats);
+    return [dx, weight && cast(dw, weight.dtype), bias && cast(db, bias.dtype)];
   });
 }
-
-const gradLike = (p: Tensor, grad: Tensor): Tensor => cast(grad, p.dtype).reshape(p.shape);
 
 function check(x: Tensor, shape: Shape, weight: Tensor | null, bias: Tensor | null): void {
   if (x.dtype !== "f32" && x.dtype !== "f16") throw new Error(`layerNorm: x is ${x.dtype}, expected f32 or f16`);
@@ -371,6 +372,8 @@ export interface LayerNormModuleOptions {
   elementwiseAffine?: boolean;
   /** Without it only the weight is learned. Default true. */
   bias?: boolean;
+  /** See LayerNormOptions. */
+  autocastToF32?: boolean;
   device?: Device;
 }
 
@@ -378,16 +381,18 @@ export interface LayerNormModuleOptions {
 export class LayerNorm extends Module {
   readonly normalizedShape: Shape;
   readonly eps: number;
+  readonly autocastToF32: boolean;
   readonly weight: Tensor | null;
   readonly bias: Tensor | null;
 
   constructor(
     normalizedShape: number | Shape,
-    { eps = 1e-5, elementwiseAffine = true, bias = true, device }: LayerNormModuleOptions = {},
+    { eps = 1e-5, elementwiseAffine = true, bias = true, autocastToF32 = true, device }: LayerNormModuleOptions = {},
   ) {
     super();
     this.normalizedShape = typeof normalizedShape === "number" ? [normalizedShape] : [...normalizedShape];
     this.eps = eps;
+    this.autocastToF32 = autocastToF32;
     this.weight = elementwiseAffine ? parameter(ones(this.normalizedShape, { device })) : null;
     this.bias = elementwiseAffine && bias ? parameter(zeros(this.normalizedShape, { device })) : null;
   }

@@ -71,6 +71,7 @@ describe("layerNorm", () => {
   it("gives f32 under autocast", async () => {
     const x = cast(tensor(randomValues(64)), "f16");
     expect(autocast("f16", () => layerNorm(x, 64)).dtype).toBe("f32");
+    expect(autocast("f16", () => layerNorm(cast(x, "f32"), 64, { autocastToF32: false })).dtype).toBe("f16");
     expect(layerNorm(x, 64).dtype).toBe("f16");
   });
 

@@ -34,19 +34,23 @@ import {
 // Kernel ----------------------------------------------------------------------------------------
 
 /**
- * dz = dy · f′(z), and Σ dz over a chunk of rows: a workgroup covers 32 columns, 8 rows at a time, and one thread stays on
- * its column, so that the sum needs 8 partial sums in workgroup memory and no atomics.
+ * dz = dy · f′(z), and Σ dz over a chunk of rows: a workgroup covers 32 columns (of 4 elements where rows divide so), 8 rows
+ * at a time, and a thread stays on its column, so that the sum needs 8 partial sums in workgroup memory and no atomics.
  */
-const gradSource = (T: FloatType, f: Pointwise): string => /* wgsl */ `
+function gradSource(T: FloatType, f: Pointwise, wide: boolean): string {
+  const F = wide ? "vec4f" : "f32";
+  const V = wide ? `vec4<${T}>` : T;
+  const grad = wide ? [..."xyzw"].map((c) => `${f.name}Grad(a.${c}, g.${c})`).join(", ") : `${f.name}Grad(a, g)`;
+  return /* wgsl */ `
 struct Params { rows: u32, cols: u32, chunk: u32 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> z: array<${T}>;
-@group(0) @binding(2) var<storage, read> dy: array<${T}>;
-@group(0) @binding(3) var<storage, read_write> dz: array<${T}>;
-@group(0) @binding(4) var<storage, read_write> partial: array<f32>;
+@group(0) @binding(1) var<storage, read> z: array<${V}>;
+@group(0) @binding(2) var<storage, read> dy: array<${V}>;
+@group(0) @binding(3) var<storage, read_write> dz: array<${V}>;
+@group(0) @binding(4) var<storage, read_write> partial: array<${wide ? "vec4<f32>" : "f32"}>;
 
-var<workgroup> sums: array<array<f32, 32>, 8>;
+var<workgroup> sums: array<array<${F}, 32>, 8>;
 ${f.forward}
 ${f.backward}
 
@@ -54,13 +58,15 @@ ${f.backward}
 fn main(@builtin(workgroup_id) wg: vec3u, @builtin(local_invocation_id) lane: vec3u) {
   let col = wg.x * 32 + lane.x;
   let end = min((wg.y + 1) * params.chunk, params.rows);
-  var sum = 0.0;
+  var sum = ${F}();
   if (col < params.cols) {
     for (var row = wg.y * params.chunk + lane.y; row < end; row += 8) {
       let i = row * params.cols + col;
-      let g = ${f.name}Grad(f32(z[i]), f32(dy[i]));
-      dz[i] = ${T}(g);
-      sum += g;
+      let a = ${F}(z[i]);
+      let g = ${F}(dy[i]);
+      let d = ${F}(${grad});
+      dz[i] = ${V}(d);
+      sum += d;
     }
   }
   sums[lane.y][lane.x] = sum;
@@ -70,13 +76,17 @@ fn main(@builtin(workgroup_id) wg: vec3u, @builtin(local_invocation_id) lane: ve
   }
   if (lane.y == 0 && col < params.cols) { partial[wg.y * params.cols + col] = sums[0][lane.x]; }
 }`;
+}
 
-/** One kernel for each dtype and activation. */
-const gradKernels = { f32: new WeakMap<Pointwise, Kernel>(), f16: new WeakMap<Pointwise, Kernel>() };
+/** One kernel for each activation, dtype and width. */
+const gradKernels = new WeakMap<Pointwise, Map<string, Kernel>>();
 
-function gradKernel(T: FloatType, f: Pointwise): Kernel {
-  let k = gradKernels[T].get(f);
-  if (!k) gradKernels[T].set(f, (k = kernel(`linear.grad.${f.name}.${T}`, gradSource(T, f))));
+function gradKernel(T: FloatType, f: Pointwise, wide: boolean): Kernel {
+  let built = gradKernels.get(f);
+  if (!built) gradKernels.set(f, (built = new Map()));
+  const key = `${T} ${wide}`;
+  let k = built.get(key);
+  if (!k) built.set(key, (k = kernel(`linear.grad.${f.name}.${T}`, gradSource(T, f, wide))));
   return k;
 }
 
@@ -86,17 +96,18 @@ function gradKernel(T: FloatType, f: Pointwise): Kernel {
 export function linearActivationGrad(dy: Tensor, z: Tensor, activation: Pointwise): { dz: Tensor; db: Tensor } {
   const cols = z.shape.at(-1)!;
   const rows = z.size / cols;
-  const tiles = Math.ceil(cols / 32);
-  const chunk = Math.max(8, Math.ceil(rows / Math.max(1, Math.floor(2048 / tiles))));
+  const wide = cols % 4 === 0;
+  const vectors = wide ? cols / 4 : cols;
+  const tiles = Math.ceil(vectors / 32);
+  const chunk = Math.max(8, Math.ceil(rows / Math.max(1, Math.min(128, Math.floor(2048 / tiles)))));
   const chunks = Math.ceil(rows / chunk);
   const dz = emptyLike(z);
   const partial = empty([chunks, cols], { device: z.device });
-  gradKernel(z.dtype as FloatType, activation).run(
-    { params: { rows, cols, chunk }, z, dy, dz, partial },
+  gradKernel(z.dtype as FloatType, activation, wide).run(
+    { params: { rows, cols: vectors, chunk }, z, dy, dz, partial },
     { workgroups: [tiles, chunks] },
   );
-  if (chunks === 1) return { dz, db: partial.reshape([cols]) };
-  const db = sumRows(partial, [cols]);
+  const db = chunks === 1 ? partial.view(0, [cols]) : sumRows(partial, [cols]);
   partial.dispose();
   return { dz, db };
 }
