@@ -1,7 +1,7 @@
 /** npm run demo: trains a small GPT on text and lets it write. `--help` lists the options. */
 import { existsSync, renameSync } from "node:fs";
 import { join } from "node:path";
-import { DeviceError, init } from "@kindling/core";
+import { type Device, DeviceError, init } from "@kindling/core";
 import { CommanderError } from "commander";
 import { svgChart, terminalChart } from "./src/chart.ts";
 import {
@@ -42,8 +42,9 @@ async function main(options: Options): Promise<void> {
   }
   row("device", `${device.name}${device.software ? ", a GPU in software" : ""}, ${settings.precision}`);
 
+  checkFits(device, data ? settings : { ...settings, batch: 1 }, vocabulary.size);
   if (data) return learn(options, settings, data, checkpoint);
-  const model = fits(() => new GPT({ ...settings, vocabulary: vocabulary.size }));
+  const model = new GPT({ ...settings, vocabulary: vocabulary.size });
   loadModel(model, checkpoint!);
   describe(model);
   await write(model, vocabulary, options);
@@ -86,7 +87,7 @@ async function learn(
   data: Dataset,
   checkpoint: Checkpoint | null,
 ): Promise<void> {
-  const trainer = fits(() => new Trainer(settings, data, options));
+  const trainer = new Trainer(settings, data, options);
   if (checkpoint) loadTrainer(trainer, checkpoint);
   const { model, history } = trainer;
   describe(model);
@@ -166,13 +167,19 @@ function describe(model: GPT): void {
   );
 }
 
-/** Makes what may be larger than the GPU's memory. */
-function fits<T>(make: () => T): T {
-  try {
-    return make();
-  } catch (error) {
+/** The largest tensors must fit a binding of the GPU; what all need together shows only as it is allocated. */
+function checkFits(device: Device, { batch, context, width }: Settings, vocabulary: number): void {
+  const shapes = [
+    [batch * context, vocabulary],
+    [batch * context, 4 * width],
+    [4 * width, width],
+    [vocabulary, width],
+  ] as const;
+  const [rows, cols] = shapes.reduce((a, b) => (a[0] * a[1] > b[0] * b[1] ? a : b));
+  const limit = Math.min(device.limits.maxStorageBufferBindingSize, device.limits.maxBufferSize);
+  if (rows * cols * 4 > limit) {
     throw new UserError(
-      `--layers, --width, --context: a model of this size cannot be made: ${(error as Error).message}`,
+      `--batch ${batch} --context ${context} --width ${width}: a tensor of [${rows}, ${cols}] takes ${count(rows * cols * 4)} bytes; ${device.name} allows ${count(limit)}`,
     );
   }
 }

@@ -4,8 +4,8 @@ import { gzipSync } from "node:zlib";
 import { build } from "esbuild";
 import type { Package } from "../workspace/packages.ts";
 
-/** Bytes of the package's main entry with everything in it used and other packages left out. */
-export async function bundledSize({ path, manifest }: Package): Promise<number> {
+/** Bytes of the package's main entry with everything in it used; other packages, and files of `without`, are left out. */
+export async function bundledSize({ path, manifest }: Package, without: readonly string[] = []): Promise<number> {
   const { outputFiles } = await build({
     entryPoints: [join(path, manifest.exports!["."]!.source)],
     bundle: true,
@@ -13,7 +13,7 @@ export async function bundledSize({ path, manifest }: Package): Promise<number> 
     write: false,
     format: "esm",
     target: "es2022",
-    external: ["@kindling/*", "node:*", "webgpu"],
+    external: ["@kindling/*", "node:*", "webgpu", ...without],
     logLevel: "silent",
   });
   return gzipSync(outputFiles[0]!.contents, { level: 9 }).length;

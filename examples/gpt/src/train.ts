@@ -21,7 +21,7 @@ export interface Settings {
   precision: "f32" | "f16";
 }
 
-/** Linear warm-up over the first twentieth of the steps, then half a cosine down to a tenth. */
+/** Linear warm-up over the first twentieth of the steps, at most 100, then half a cosine down to a tenth. */
 export function learningRate(step: number, { lr, steps }: Pick<Settings, "lr" | "steps">): number {
   const warmUp = Math.max(1, Math.min(100, Math.floor(steps / 20)));
   if (step < warmUp) return (lr * (step + 1)) / warmUp;
@@ -90,7 +90,7 @@ export class Trainer {
     const { seed, context, batch: count } = this.settings;
     for (const group of this.optimizer.paramGroups) group.lr = learningRate(this.step, this.settings);
     // Dropout, like the batch, depends on the seed and the step alone: a resumed run goes on as if it had not stopped.
-    manualSeed((seed % 2 ** 21) * 2 ** 32 + this.step);
+    manualSeed(seed * 2 ** 32 + this.step);
     const loss = this.#run(this.#update, batch(this.data.train, count, context, random(seed, this.step)));
     this.step++;
     return loss;

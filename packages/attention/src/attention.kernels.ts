@@ -286,11 +286,12 @@ export function tileKernel(pass: Pass, T: FloatType, dim: number, tile: Tile): K
     first: string,
     limit: string,
   ): string => `
-    for (var e = li; e < ${(n * D) / 4}; e += WG) {
+    for (var n = 0u; n < ${Math.ceil((n * D) / 4 / (TX * TY))}; n++) {
+      let e = li + n * WG;
       let r = e / D4;
       var x = vec4f();
       if (${first} + r < ${limit}) { x = ${name}4(${start} + (${first} + r) * ${row}, e % D4); }
-      ${to}[r * PITCH + e % D4] = x;
+      ${((n * D) / 4) % (TX * TY) ? `if (e < ${(n * D) / 4}) { ${to}[r * PITCH + e % D4] = x; }` : `${to}[r * PITCH + e % D4] = x;`}
     }`;
   const stageKeys = `${stage("ks", "k", BC, "params.kOffset + kv", "params.kvRow", "col0", "params.keys")}
     ${stage("vs", "v", BC, "params.vOffset + kv", "params.kvRow", "col0", "params.keys")}

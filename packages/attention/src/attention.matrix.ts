@@ -14,7 +14,10 @@ import { header, type Pass, paddedDim } from "./attention.kernels.ts";
 
 const lines = (n: number, f: (i: number) => string): string => Array.from({ length: n }, (_, i) => f(i)).join("\n");
 
-/** Largest magnitudes of up to three tensors, 64 partial maxima each, in the rows of `peaks` from `row` on. */
+/** Workgroups, and so partial maxima, of `peaksKernel` for a tensor. */
+export const PEAKS = 256;
+
+/** Largest magnitudes of up to three tensors, as partial maxima in the rows of `peaks` from `row` on. */
 export const peaksKernel: Kernel = kernel(
   "attention.peaks",
   /* wgsl */ `
@@ -28,18 +31,26 @@ struct Params { a: u32, b: u32, row: u32 }
 
 var<workgroup> partials: array<f32, 256>;
 
+fn at(tensor: u32, i: u32) -> vec4f {
+  if (tensor == 0) { return abs(a[min(i, params.a - 1)]); }
+  if (tensor == 1) { return abs(b[min(i, params.b - 1)]); }
+  return abs(c[min(i, params.b - 1)]);
+}
+
 @compute @workgroup_size(256)
-fn main(@builtin(workgroup_id) wg: vec3u, @builtin(local_invocation_index) lane: u32) {
+fn main(@builtin(workgroup_id) wg: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {
+  let step = groups.x * 256;
+  let size = select(params.b, params.a, wg.y == 0);
   var x = vec4f();
-  for (var i = wg.x * 256 + lane; i < select(params.b, params.a, wg.y == 0); i += 64 * 256) {
-    if (wg.y == 0) { x = max(x, abs(a[i])); } else if (wg.y == 1) { x = max(x, abs(b[i])); } else { x = max(x, abs(c[i])); }
+  for (var i = wg.x * 256 + lane; i < size; i += 4 * step) {
+    x = max(x, max(max(at(wg.y, i), at(wg.y, i + step)), max(at(wg.y, i + 2 * step), at(wg.y, i + 3 * step))));
   }
   partials[lane] = max(max(x.x, x.y), max(x.z, x.w));
   for (var half = 128u; half > 0; half /= 2) {
     workgroupBarrier();
     if (lane < half) { partials[lane] = max(partials[lane], partials[lane + half]); }
   }
-  if (lane == 0) { peaks[(params.row + wg.y) * 64 + wg.x] = partials[0]; }
+  if (lane == 0) { peaks[(params.row + wg.y) * groups.x + wg.x] = partials[0]; }
 }`,
 );
 
@@ -214,7 +225,7 @@ if (col0 + 16 > params.keys || (params.causal != 0 && col0 + 16 > row0 + 1)) {
   const factors = split
     ? lines(4, (t) =>
         t < 3 || pass !== "forward"
-          ? `let ${"qkvg"[t]}Factor = factor(${t === 3 ? "3" : `${t} * params.peakStep`});`
+          ? `let ${"qkvg"[t]}Factor = factor(${t === 3 ? "3" : `${t} * params.peakStep`}, lane);`
           : "",
       )
     : "const qFactor = 1.0; const kFactor = 1.0; const vFactor = 1.0; const gFactor = 1.0;";
@@ -395,13 +406,13 @@ fn pack(a: vec4f, b: vec4f) -> vec4u {
 }
 ${
   split
-    ? `@group(0) @binding(${PEAKS[pass]}) var<storage, read> peaks: array<vec4f>;
+    ? `@group(0) @binding(${PEAKS_BINDING[pass]}) var<storage, read> peaks: array<f32>;
 
 // The power of two that brings a tensor's largest value to 2^14 … 2^15.
-fn factor(row: u32) -> f32 {
-  var x = vec4f();
-  for (var i = 0u; i < 16; i++) { x = max(x, peaks[row * 16 + i]); }
-  let exponent = clamp(bitcast<u32>(max(max(x.x, x.y), max(x.z, x.w))) >> 23, 27, 254);
+fn factor(row: u32, lane: u32) -> f32 {
+  var x = 0.0;
+  for (var i = lane; i < ${PEAKS}; i += 32) { x = max(x, peaks[row * ${PEAKS} + i]); }
+  let exponent = clamp(bitcast<u32>(subgroupMax(x)) >> 23, 27, 254);
   return bitcast<f32>((268 - exponent) << 23);
 }
 // x to 11 bits: exact in f16. A conversion to f16 and back is no use here, compilers take it for the identity.
@@ -431,4 +442,4 @@ ${body[pass]}
 }
 
 /** Binding of the peaks, after the operands. */
-const PEAKS: Record<Pass, number> = { forward: 6, gradQuery: 9, gradKeyValue: 8 };
+const PEAKS_BINDING: Record<Pass, number> = { forward: 6, gradQuery: 9, gradKeyValue: 8 };

@@ -23,8 +23,8 @@ import {
   type Tensor,
   variants,
 } from "@kindling/core";
-import { directKernel, type Pass, type Tile, tileBytes, tileKernel } from "./attention.kernels.ts";
-import { matrixBytes, matrixKernel, peaksKernel } from "./attention.matrix.ts";
+import { directKernel, type Pass, paddedDim, type Tile, tileBytes, tileKernel } from "./attention.kernels.ts";
+import { matrixBytes, matrixKernel, PEAKS, peaksKernel } from "./attention.matrix.ts";
 
 /** Where each operand lies: element offsets in its tensor, and element strides of a batch, a head and a row. */
 interface Layout {
@@ -79,12 +79,14 @@ const tiles: Record<Pass, readonly Tile[]> = {
     { BR: 32, BC: 16, TX: 4, TY: 16 },
     { BR: 16, BC: 8, TX: 2, TY: 16 },
     { BR: 8, BC: 8, TX: 2, TY: 8 },
+    { BR: 4, BC: 8, TX: 2, TY: 4 },
   ],
   gradKeyValue: [
     { BR: 64, BC: 16, TX: 4, TY: 32 },
     { BR: 32, BC: 16, TX: 4, TY: 16 },
     { BR: 16, BC: 8, TX: 2, TY: 16 },
     { BR: 8, BC: 8, TX: 2, TY: 8 },
+    { BR: 4, BC: 8, TX: 2, TY: 4 },
   ],
 };
 
@@ -100,8 +102,7 @@ const usesMatrix = (device: Device, T: FloatType, dim: number): boolean =>
   !device.software &&
   device.subgroupMatrix &&
   dim % 4 === 0 &&
-  dim <= (T === "f32" ? 64 : 128) &&
-  device.limits.maxStorageBuffersPerShaderStage >= 9;
+    device.limits.maxStorageBuffersPerShaderStage >= 9;
 
 export function choose(pass: Pass, device: Device, T: FloatType, l: Layout): Choice {
   if (device.software) return { kernel: direct(pass, T, l.dim % 4 === 0), rows: 64 };
@@ -117,7 +118,7 @@ export function choose(pass: Pass, device: Device, T: FloatType, l: Layout): Cho
     const n = fitting.find((n) => fills(16 * n)) ?? fitting.at(-1)!;
     return { kernel: matrix(pass, split, l.dim, n), rows: 16 * n };
   }
-  const fitting = tiles[pass].filter((t) => tileBytes(pass, t, l.dim) <= bytes);
+  const fitting = tiles[pass].filter((t) => tileBytes(pass, t, l.dim) <= bytes && paddedDim(l.dim) % (4 * t.TX) === 0);
   const best = fitting.find((t) => fills(t.BR)) ?? fitting.findLast((t) => t.BR >= 16) ?? fitting[0]!;
   return { kernel: tile(pass, T, l.dim, best.BR, best.BC, best.TX, best.TY), rows: best.BR };
 }
@@ -166,9 +167,9 @@ function attentionForward({ q, k, v }: Operands, l: Layout, shape: readonly numb
   const lse = empty([l.batch, l.heads, l.queries], { device });
   let peaks: Tensor | null = null;
   if (q.dtype === "f32" && usesMatrix(device, "f32", l.dim)) {
-    peaks = empty([4, 64], { device });
+    peaks = empty([4, PEAKS], { device });
     const params = { a: q.size / 4, b: k.size / 4, row: 0 };
-    peaksKernel.run({ params, a: q, b: k, c: v, peaks }, { workgroups: [64, q === k ? 1 : 3] });
+    peaksKernel.run({ params, a: q, b: k, c: v, peaks }, { workgroups: [PEAKS, q === k ? 1 : 3] });
   }
   launch("forward", l, { q, k, v, y, lse, ...(peaks && { peaks }) });
   return { q, k, v, y, lse, peaks };
@@ -185,7 +186,7 @@ function attentionBackward(
 ): void {
   if (peaks) {
     const params = { a: dy.size / 4, b: 0, row: 3 };
-    peaksKernel.run({ params, a: dy, b: dy, c: dy, peaks }, { workgroups: [64] });
+    peaksKernel.run({ params, a: dy, b: dy, c: dy, peaks }, { workgroups: [PEAKS] });
   }
   const delta = emptyLike(lse);
   const shared = { q, k, v, dy, lse, delta, ...(peaks && { peaks }) };

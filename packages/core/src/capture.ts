@@ -110,7 +110,7 @@ export function capture<A extends readonly Tensor[], R>(fn: (...args: A) => R): 
     args.forEach((x, i) => {
       if (!isTensor(x))
         throw new Error(
-          `capture: argument ${i} is ${typeof x}; a captured function takes tensors, other values would be frozen`,
+          `capture: argument ${i} is ${typeof x}; a captured function takes tensors only`,
         );
       if (x.requiresGrad)
         throw new Error(`capture: argument ${i} requires a gradient; close over parameters instead of passing them`);

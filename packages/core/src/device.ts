@@ -9,7 +9,7 @@
 import type { Pipeline } from "./kernel.ts";
 import { type Block, Pool } from "./pool.ts";
 import { state } from "./state.ts";
-import { isTensor, Tensor } from "./tensor.ts";
+import { Tensor } from "./tensor.ts";
 
 /** What `capture` collects while a function runs. */
 export interface Recorder {
@@ -406,7 +406,7 @@ async function requestDevice({
   const gpu = (await browserGpu()) ?? (await nodeGpu(dawn));
   const adapter = await gpu.requestAdapter({ powerPreference });
   if (!adapter)
-    throw new Error("init: WebGPU is there, but it found no GPU adapter (no driver, or the GPU is blocked)");
+    throw new Error("init: WebGPU found no GPU adapter (no driver, or the GPU is blocked)");
   const requiredFeatures = FEATURES.filter((f) => adapter.features.has(f)) as GPUFeatureName[];
   const requiredLimits = Object.fromEntries(LIMITS.map((name) => [name, adapter.limits[name]]));
   const device = await adapter.requestDevice({ label: "kindling", requiredFeatures, requiredLimits });
@@ -442,6 +442,3 @@ export function defaultDevice(): Device {
 
 /** Live tensors and bytes, and pooled bytes, of a device. */
 export const memory = (device: Device = defaultDevice()): ReturnType<Device["memory"]> => device.memory();
-
-/** @internal The device of the first tensor among `values`. */
-export const deviceOf = (...values: readonly unknown[]): Device | undefined => values.find(isTensor)?.device;

@@ -83,7 +83,7 @@ export function reflect(label: string, source: string): Reflection {
     const binding = Number(index);
     if (space === "uniform") {
       if (uniform)
-        throw new Error(`${label}: two uniform bindings, "${uniform.name}" and "${name}"; put them in one struct`);
+        throw new Error(`${label}: two uniform bindings, "${uniform.name}" and "${name}"`);
       uniform = { name, binding, fields: structFields(label, text, type.trim()) };
       continue;
     }
