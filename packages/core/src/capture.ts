@@ -13,7 +13,7 @@ import type { Device, Recorder } from "./device.ts";
 import type { Pipeline } from "./kernel.ts";
 import type { Block, Pool } from "./pool.ts";
 import { advanceStreams } from "./random.ts";
-import { Scope } from "./scope.ts";
+import { collect, Scope } from "./scope.ts";
 import { state } from "./state.ts";
 import { emptyLike, isTensor, type Tensor } from "./tensor.ts";
 
@@ -85,6 +85,9 @@ class Plan<R> implements Recorder {
   }
 
   dispose(): void {
+    const held = new Set<Tensor>();
+    collect([this.inputs, this.result], held);
+    for (const t of held) if (!t.persistent) t.dispose();
     this.device.flush();
     for (const block of this.#pinned) block.pool.unpin(block);
     this.#pinned.clear();
@@ -109,9 +112,7 @@ export function capture<A extends readonly Tensor[], R>(fn: (...args: A) => R): 
   const captured = (...args: A): R => {
     args.forEach((x, i) => {
       if (!isTensor(x))
-        throw new Error(
-          `capture: argument ${i} is ${typeof x}; a captured function takes tensors only`,
-        );
+        throw new Error(`capture: argument ${i} is ${typeof x}; a captured function takes tensors only`);
       if (x.requiresGrad)
         throw new Error(`capture: argument ${i} requires a gradient; close over parameters instead of passing them`);
     });

@@ -93,7 +93,8 @@ function enclosing(scope: Scope): Scope | undefined {
   return state.scopes[state.scopes.lastIndexOf(scope) - 1];
 }
 
-function collect(value: unknown, into: Set<Tensor>): void {
+/** @internal The tensors in `value`, arrays and plain objects included. */
+export function collect(value: unknown, into: Set<Tensor>): void {
   if (isTensor(value)) into.add(value);
   else if (Array.isArray(value)) for (const item of value) collect(item, into);
   else if (value !== null && typeof value === "object" && Object.getPrototypeOf(value) === Object.prototype) {

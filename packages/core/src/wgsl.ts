@@ -82,8 +82,7 @@ export function reflect(label: string, source: string): Reflection {
     const [, index, space, name, type] = match as unknown as [string, string, string, string, string];
     const binding = Number(index);
     if (space === "uniform") {
-      if (uniform)
-        throw new Error(`${label}: two uniform bindings, "${uniform.name}" and "${name}"`);
+      if (uniform) throw new Error(`${label}: two uniform bindings, "${uniform.name}" and "${name}"`);
       uniform = { name, binding, fields: structFields(label, text, type.trim()) };
       continue;
     }

@@ -312,6 +312,12 @@ describe("scope", () => {
     expect(device.groups).toBe(groups);
   });
 
+  it("adds one row to a matrix of one row", async () => {
+    const [a, b] = [tensor([[1, 2]], { requiresGrad: true }), tensor([3, 4], { requiresGrad: true })];
+    add(a, b).backward(ones([1, 2]));
+    expect([a.grad!.shape, b.grad!.shape]).toEqual([[1, 2], [2]]);
+  });
+
   it("gives back memory on trim", async () => {
     scope(() => void zeros([1 << 20]));
     expect(memory().pooledBytes).toBeGreaterThanOrEqual(1 << 22);
@@ -442,6 +448,7 @@ describe("capture", () => {
   });
 
   it("records again for other shapes", async () => {
+    const before = memory();
     const f = capture((x: Tensor) => mul(x, 3));
     for (const x of [
       [1, 2],
@@ -449,7 +456,10 @@ describe("capture", () => {
       [4, 5],
     ])
       expect(await values(f(tensor(x)))).toEqual(x.map((v) => 3 * v));
+    const y = f(tensor([1, 2]));
     f.dispose();
+    expect(y.disposed).toBe(true);
+    expect(memory().buffers).toBe(before.buffers);
   });
 
   it("refuses what replay would freeze or break", async () => {
