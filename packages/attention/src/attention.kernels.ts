@@ -251,19 +251,20 @@ const accumulate = (out: string, weights: string, b: string): string => `
     }
     workgroupBarrier();`;
 
-/** Combines x[i] of the TX threads of a row, four rows at a time. */
-const across = (tile: string, combine: (a: string, b: string) => string): string => `
+/** Combines x[i] of the TX threads of a row; a vec4 holds four rows, or all where there are fewer. */
+const across = (tile: string, RM: number, combine: (a: string, b: string) => string): string => `
     workgroupBarrier();
-    for (var i = 0u; i < RM; i += 4) {
-      var four = vec4f();
-      for (var e = 0u; e < min(4, RM); e++) { four[e] = x[i + e]; }
-      ${tile}[i / 4 * WG + li] = four;
+    for (var g = 0u; g < (RM + 3) / 4; g++) {
+      ${tile}[g * WG + li] = vec4f(x[4 * g], x[4 * g + ${1 % RM}], x[4 * g + ${2 % RM}], x[4 * g + ${3 % RM}]);
     }
     workgroupBarrier();
-    for (var i = 0u; i < RM; i += 4) {
-      var four = ${tile}[i / 4 * WG + ty * TX];
-      for (var t = 1u; t < TX; t++) { four = ${combine("four", `${tile}[i / 4 * WG + ty * TX + t]`)}; }
-      for (var e = 0u; e < min(4, RM); e++) { x[i + e] = four[e]; }
+    for (var g = 0u; g < (RM + 3) / 4; g++) {
+      var four = ${tile}[g * WG + ty * TX];
+      for (var t = 1u; t < TX; t++) { four = ${combine("four", `${tile}[g * WG + ty * TX + t]`)}; }
+      ${["x", "y", "z", "w"]
+        .slice(0, RM)
+        .map((lane, e) => `x[4 * g + ${e}] = four.${lane};`)
+        .join(" ")}
     }
     workgroupBarrier();`;
 
@@ -329,7 +330,7 @@ export function tileKernel(pass: Pass, T: FloatType, dim: number, tile: Tile): K
       x[i] = s[i][0];
       for (var j = 1u; j < CN; j++) { x[i] = max(x[i], s[i][j]); }
     }
-    ${across("ks", larger)}
+    ${across("ks", BR / TY, larger)}
     for (var i = 0u; i < RM; i++) {
       let next = max(m[i], x[i]);
       let shrink = exp2(m[i] - next);
@@ -342,7 +343,7 @@ export function tileKernel(pass: Pass, T: FloatType, dim: number, tile: Tile): K
     ${accumulate("sum", "ks", "vs")}
   }
   x = l;
-  ${across("ks", plus)}
+  ${across("ks", BR / TY, plus)}
   for (var i = 0u; i < RM; i++) {
     let row = row0 + ty + i * TY;
     if (row < params.queries) {
@@ -363,7 +364,7 @@ export function tileKernel(pass: Pass, T: FloatType, dim: number, tile: Tile): K
       }
     }
   }
-  ${across("vs", plus)}
+  ${across("vs", BR / TY, plus)}
   for (var i = 0u; i < RM; i++) {
     let row = row0 + ty + i * TY;
     if (tx == 0 && row < params.queries) { delta[r0 + row] = x[i]; }

@@ -98,23 +98,22 @@ interface Choice {
   readonly rows: number;
 }
 
-const usesMatrix = (device: Device, T: FloatType, dim: number): boolean =>
+const usesMatrix = (device: Device, dim: number): boolean =>
   !device.software &&
   device.subgroupMatrix &&
+  device.features.has("subgroup-size-control") &&
   dim % 4 === 0 &&
-    device.limits.maxStorageBuffersPerShaderStage >= 9;
+  device.limits.maxStorageBuffersPerShaderStage >= 9;
 
-export function choose(pass: Pass, device: Device, T: FloatType, l: Layout): Choice {
+function choose(pass: Pass, device: Device, T: FloatType, l: Layout): Choice {
   if (device.software) return { kernel: direct(pass, T, l.dim % 4 === 0), rows: 64 };
   const bytes = device.limits.maxComputeWorkgroupStorageSize;
   const heads = l.batch * (pass === "gradKeyValue" ? l.kvHeads : l.heads);
   const fills = (rows: number): boolean =>
     heads * Math.ceil((pass === "gradKeyValue" ? l.keys : l.queries) / rows) >= FULL;
-  if (usesMatrix(device, T, l.dim)) {
+  if (usesMatrix(device, l.dim)) {
     const split = T === "f32";
-    const fitting = (split && pass !== "forward" ? [8, 4, 2, 1] : [4, 2, 1]).filter(
-      (n) => matrixBytes(pass, split, l.dim, n) <= bytes,
-    );
+    const fitting = [4, 2, 1].filter((n) => matrixBytes(pass, split, l.dim, n) <= bytes);
     const n = fitting.find((n) => fills(16 * n)) ?? fitting.at(-1)!;
     return { kernel: matrix(pass, split, l.dim, n), rows: 16 * n };
   }
@@ -166,7 +165,7 @@ function attentionForward({ q, k, v }: Operands, l: Layout, shape: readonly numb
   const y = empty(shape, { dtype: q.dtype, device });
   const lse = empty([l.batch, l.heads, l.queries], { device });
   let peaks: Tensor | null = null;
-  if (q.dtype === "f32" && usesMatrix(device, "f32", l.dim)) {
+  if (q.dtype === "f32" && usesMatrix(device, l.dim)) {
     peaks = empty([4, PEAKS], { device });
     const params = { a: q.size / 4, b: k.size / 4, row: 0 };
     peaksKernel.run({ params, a: q, b: k, c: v, peaks }, { workgroups: [PEAKS, q === k ? 1 : 3] });

@@ -62,15 +62,45 @@ describe("scaledDotProductAttention", () => {
     );
   }
 
-  it("matches PyTorch on every fixture without a mask", async () => {
+  it("matches PyTorch on every fixture without a mask, with one head dim", async () => {
     const { f32, f16 } = await fixtureErrors(new URL("./attention.safetensors", import.meta.url), {
-      scaledDotProductAttention: ({ q, k, v }, { isCausal, scale, enableGqa }) =>
-        scaledDotProductAttention(q!, k!, v!, { isCausal, scale, enableGqa }),
+      scaledDotProductAttention: ({ q, k, v, ...mask }, { isCausal, scale, enableGqa }) => {
+        const supported = Object.keys(mask).length === 0 && v!.shape[3] === q!.shape[3];
+        return supported ? scaledDotProductAttention(q!, k!, v!, { isCausal, scale, enableGqa }) : null;
+      },
     });
     expect(f32.size).toBeGreaterThan(8);
-    for (const [name, error] of f32) expect(error, name).toBeLessThan(1e-5);
+    // as in the sweep: exp2 alone is off by several units in the last place
+    for (const [name, error] of f32) expect(error, name).toBeLessThan(2e-5);
     for (const [name, error] of f16) expect(error, name).toBeLessThan(3e-3);
   });
+
+  // A software GPU has kernels of its own; this runs the tiled ones of real GPUs. They compile slowly here, so there are few.
+  it.each([
+    dims({ batch: 1, queries: 67, keys: 67, dim: 16, isCausal: true }),
+    dims({ batch: 1, heads: 4, queries: 20, keys: 70, dim: 16 }),
+  ])(
+    "runs the tiled kernels: $heads/$kvHeads heads, $queries × $keys",
+    async (c) => {
+      const device = await testDevice();
+      const { software } = device;
+      device.software = false;
+      try {
+        const errors = await layerErrors({
+          inputs: shapesOf(c),
+          run: (q, k, v) => scaledDotProductAttention(q!, k!, v!, { isCausal: c.isCausal, enableGqa: true }),
+          reference: ([q, k, v], dy) => {
+            const { y, dq, dk, dv } = attentionReference(q!, k!, v!, dy, c);
+            return { y, grads: [dq, dk, dv] };
+          },
+        });
+        expect(Math.max(...errors)).toBeLessThan(2e-5);
+      } finally {
+        device.software = software;
+      }
+    },
+    180_000,
+  );
 
   it("keeps huge scores finite", async () => {
     const q = tensor(
@@ -112,28 +142,32 @@ describe("scaledDotProductAttention", () => {
   it("names what is wrong with its input", () => {
     const x = (...shape: number[]): Tensor => tensor(new Float32Array(shape.reduce((n, d) => n * d)), { shape });
     const [q, k] = [x(1, 2, 3, 4), x(1, 1, 3, 4)];
-    expect(() => scaledDotProductAttention(x(2, 3, 4), q, q)).toThrow(
-      "q has shape [2,3,4], expected [batch, heads, length, dim]",
+    const refused = (run: () => Tensor, message: string): void => expect(run).toThrow(message);
+    refused(
+      () => scaledDotProductAttention(x(2, 3, 4), q, q),
+      "q has shape [2,3,4]; expected [batch, heads, length, headDim]",
     );
-    expect(() => scaledDotProductAttention(q, k, k)).toThrow(
-      "q has 2 heads and k 1; sharing them needs { enableGqa: true }",
+    refused(
+      () => scaledDotProductAttention(q, k, k),
+      "k has 1 heads; expected q's 2, or enableGqa and a divisor of it",
     );
-    expect(() => scaledDotProductAttention(q, x(1, 2, 3, 5), x(1, 2, 3, 5))).toThrow(
-      "k has shape [1,2,3,5] and v [1,2,3,5]",
+    refused(
+      () => scaledDotProductAttention(q, x(1, 2, 3, 5), x(1, 2, 3, 5)),
+      "k has shape [1,2,3,5]; q of shape [1,2,3,4] needs",
     );
-    expect(() => scaledDotProductAttention(q, q, q, { attnMask: q } as never)).toThrow(
-      'option "attnMask" is not supported',
+    refused(() => scaledDotProductAttention(q, q, x(1, 2, 3, 5)), "v has head dim 5; expected that of q and k, 4");
+    refused(() => scaledDotProductAttention(q, q, q, { attnMask: q } as never), 'option "attnMask" is not supported');
+    refused(
+      () => scaledDotProductAttention(q, q, cast(q, "f16")),
+      "q, k and v have dtypes f32, f32 and f16; expected one dtype",
     );
-    expect(() => scaledDotProductAttention(q, q, cast(q, "f16"))).toThrow(
-      "q is f32 and v f16, expected one dtype (or autocast)",
+    refused(() => scaledDotProductAttention(q, q, q, { scale: Number.NaN }), "scale NaN; expected a finite number");
+    refused(
+      () => selfAttention(x(1, 3, 10), 2),
+      "selfAttention: qkv has shape [1,3,10]; expected [batch, length, 6 · headDim]",
     );
-    expect(() => selfAttention(x(1, 3, 10), 2)).toThrow(
-      "selfAttention: qkv has shape [1,3,10], expected [batch, length, (2 + 2 · 2) · dim]",
-    );
-    expect(() => selfAttention(x(1, 3, 10), 3, { numKvHeads: 1 })).not.toThrow();
-    expect(() => selfAttention(x(1, 3, 14), 3, { numKvHeads: 2 })).toThrow(
-      "3 heads and 2 key heads; expected the second to divide the first",
-    );
+    refused(() => selfAttention(x(1, 3, 14), 3, { numKvHeads: 2 }), "numKvHeads 2; expected a divisor of numHeads, 3");
+    expect(selfAttention(x(1, 3, 10), 3, { numKvHeads: 1 }).shape).toEqual([1, 3, 6]);
   });
 });
 
