@@ -124,6 +124,9 @@ function choose(pass: Pass, device: Device, T: FloatType, l: Layout): Choice {
 
 // Launchers -------------------------------------------------------------------------------------
 
+/** Whether q, k and v are one tensor, and so have one largest value. */
+const packed = ({ q, k, v }: Operands): boolean => q === k && k === v;
+
 function launch(
   pass: Pass,
   l: Layout,
@@ -148,7 +151,7 @@ function launch(
     ...{ qBatch, qHead, qRow, kvBatch, kvHead, kvRow, yBatch, yHead, yRow },
     dkOffset: gradients.dkOffset / unit,
     dvOffset: gradients.dvOffset / unit,
-    peakStep: Number(bindings.q !== bindings.k),
+    peakStep: Number(!packed(bindings as unknown as Operands)),
   };
   const onKeys = pass === "gradKeyValue";
   const blocks = Math.ceil((onKeys ? l.keys : l.queries) / rows);
@@ -168,7 +171,7 @@ function attentionForward({ q, k, v }: Operands, l: Layout, shape: readonly numb
   if (q.dtype === "f32" && usesMatrix(device, l.dim)) {
     peaks = empty([4, PEAKS], { device });
     const params = { a: q.size / 4, b: k.size / 4, row: 0 };
-    peaksKernel.run({ params, a: q, b: k, c: v, peaks }, { workgroups: [PEAKS, q === k ? 1 : 3] });
+    peaksKernel.run({ params, a: q, b: k, c: v, peaks }, { workgroups: [PEAKS, packed({ q, k, v }) ? 1 : 3] });
   }
   launch("forward", l, { q, k, v, y, lse, ...(peaks && { peaks }) });
   return { q, k, v, y, lse, peaks };
@@ -230,6 +233,15 @@ function checkDim(name: string, dim: number): void {
   if (dim > 128) throw new Error(`${name}: head dim ${dim}; expected at most 128`);
 }
 
+/** Without a tape, what was kept for backward goes. */
+function finish(y: Tensor, { lse, peaks }: Saved): Tensor {
+  if (!y.requiresGrad) {
+    lse.dispose();
+    peaks?.dispose();
+  }
+  return y;
+}
+
 const matrixOperand = (x: Tensor): Tensor => (autocastType() === "f16" ? cast(x, "f16") : x);
 
 /**
@@ -249,7 +261,7 @@ export function scaledDotProductAttention(q: Tensor, k: Tensor, v: Tensor, optio
     }
     checkFloat(name, argument, x);
   }
-  if (k.dtype !== q.dtype || v.dtype !== q.dtype) {
+  if (autocastType() !== "f16" && (k.dtype !== q.dtype || v.dtype !== q.dtype)) {
     throw new Error(`${name}: q, k and v have dtypes ${q.dtype}, ${k.dtype} and ${v.dtype}; expected one dtype`);
   }
   const [batch, heads, queries, dim] = q.shape as [number, number, number, number];
@@ -283,7 +295,7 @@ export function scaledDotProductAttention(q: Tensor, k: Tensor, v: Tensor, optio
   };
   const operands = { q: matrixOperand(q), k: matrixOperand(k), v: matrixOperand(v) };
   const saved = attentionForward(operands, layout, operands.q.shape);
-  return record(saved.y, [operands.q, operands.k, operands.v], (dy) => {
+  const y = record(saved.y, [operands.q, operands.k, operands.v], (dy) => {
     const dq = emptyLike(operands.q);
     const wanted = needsGrad(operands.k) || needsGrad(operands.v);
     // dk and dv are halves of one allocation, since two bindings of a kernel that writes them could not be one tensor in
@@ -296,6 +308,7 @@ export function scaledDotProductAttention(q: Tensor, k: Tensor, v: Tensor, optio
     dkv?.dispose();
     return [needsGrad(operands.q) ? dq : null, dk, dv];
   });
+  return finish(y, saved);
 }
 
 export interface SelfAttentionOptions {
@@ -345,9 +358,10 @@ export function selfAttention(qkv: Tensor, numHeads: number, options: SelfAttent
   };
   const x = matrixOperand(qkv);
   const saved = attentionForward({ q: x, k: x, v: x }, layout, [batch, length, numHeads * dim]);
-  return record(saved.y, [x], (dy) => {
+  const y = record(saved.y, [x], (dy) => {
     const dx = emptyLike(x);
     attentionBackward(dy, saved, layout, dx, dx, { dkOffset: kOffset, dvOffset: vOffset });
     return [dx];
   });
+  return finish(y, saved);
 }
