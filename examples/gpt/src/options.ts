@@ -1,18 +1,9 @@
 /** The command line: what can be set, what it means, what values it takes. */
 import { Command, InvalidArgumentError, Option } from "commander";
 import { UserError } from "./errors.ts";
+import type { Settings } from "./train.ts";
 
-export interface Options {
-  layers: number;
-  heads: number;
-  width: number;
-  context: number;
-  dropout: number;
-  batch: number;
-  steps: number;
-  lr: number;
-  seed: number;
-  precision: "f32" | "f16";
+export interface Options extends Settings {
   /** A text file; default: this project's own source. */
   data?: string;
   device: "auto" | "real" | "lavapipe" | "swiftshader";

@@ -66,6 +66,14 @@ const tile = variants((pass: Pass, T: FloatType, dim: number, BR: number, BC: nu
   tileKernel(pass, T, dim, { BR, BC, TX, TY }),
 );
 
+const backwardTiles: readonly Tile[] = [
+  { BR: 64, BC: 16, TX: 4, TY: 32 },
+  { BR: 32, BC: 16, TX: 4, TY: 16 },
+  { BR: 16, BC: 8, TX: 2, TY: 16 },
+  { BR: 8, BC: 8, TX: 2, TY: 8 },
+  { BR: 4, BC: 8, TX: 2, TY: 4 },
+];
+
 /** From the fastest to the one that fits the 16 KiB of workgroup memory that every GPU has. */
 const tiles: Record<Pass, readonly Tile[]> = {
   forward: [
@@ -74,20 +82,8 @@ const tiles: Record<Pass, readonly Tile[]> = {
     { BR: 16, BC: 16, TX: 4, TY: 8 },
     { BR: 8, BC: 8, TX: 2, TY: 8 },
   ],
-  gradQuery: [
-    { BR: 64, BC: 16, TX: 4, TY: 32 },
-    { BR: 32, BC: 16, TX: 4, TY: 16 },
-    { BR: 16, BC: 8, TX: 2, TY: 16 },
-    { BR: 8, BC: 8, TX: 2, TY: 8 },
-    { BR: 4, BC: 8, TX: 2, TY: 4 },
-  ],
-  gradKeyValue: [
-    { BR: 64, BC: 16, TX: 4, TY: 32 },
-    { BR: 32, BC: 16, TX: 4, TY: 16 },
-    { BR: 16, BC: 8, TX: 2, TY: 16 },
-    { BR: 8, BC: 8, TX: 2, TY: 8 },
-    { BR: 4, BC: 8, TX: 2, TY: 4 },
-  ],
+  gradQuery: backwardTiles,
+  gradKeyValue: backwardTiles,
 };
 
 /** Enough workgroups to fill a large GPU: with fewer, smaller tiles are faster. */

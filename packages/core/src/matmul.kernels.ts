@@ -754,11 +754,8 @@ export interface MatmulDevice {
   /** f16 × f16 → f32, 16×16×16, in subgroups of 32. */
   readonly subgroupMatrix: boolean;
   readonly f16: boolean;
-  readonly subgroups: boolean;
   /** maxComputeWorkgroupStorageSize. */
   readonly workgroupStorage: number;
-  /** maxComputeInvocationsPerWorkgroup. */
-  readonly maxInvocations: number;
 }
 
 /** Uniforms of the kernel. */

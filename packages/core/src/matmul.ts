@@ -62,9 +62,7 @@ function makePlan(device: Device, shape: MatmulShape): Plan {
   const config = chooseMatmul(shape, {
     subgroupMatrix: device.subgroupMatrix,
     f16: device.features.has("shader-f16"),
-    subgroups: device.features.has("subgroups"),
     workgroupStorage: device.limits.maxComputeWorkgroupStorageSize,
-    maxInvocations: device.limits.maxComputeInvocationsPerWorkgroup,
   });
   const { splitK } = config;
   const reduce = {
