@@ -202,3 +202,38 @@ export function cosineEmbeddingReference(
   }
   return { y: reduction === "none" ? y : Float64Array.of(y.reduce((a, b) => a + b, 0) * scale), dx1, dx2 };
 }
+
+/** x [rows, in], weight [classes, in], bias [classes], class ids [rows]. */
+export function linearCrossEntropyReference(
+  { x, weight, bias, target }: { x: Values; weight: Values; bias: Values; target: Values },
+  dy: Values,
+  options: Omit<CrossEntropyReference, "stride"> = {},
+): { y: Float64Array; dx: Float64Array; dw: Float64Array; db: Float64Array } {
+  const classes = bias.length;
+  const inner = weight.length / classes;
+  const rows = x.length / inner;
+  const z = new Float64Array(rows * classes);
+  for (let row = 0; row < rows; row++) {
+    for (let c = 0; c < classes; c++) {
+      z[row * classes + c] = bias[c]!;
+      for (let k = 0; k < inner; k++) z[row * classes + c]! += x[row * inner + k]! * weight[c * inner + k]!;
+    }
+  }
+  const { y, dx: dz } = crossEntropyReference(z, target, dy, classes, options);
+  const [dx, dw, db] = [x, weight, bias].map(({ length }) => new Float64Array(length)) as [
+    Float64Array,
+    Float64Array,
+    Float64Array,
+  ];
+  for (let row = 0; row < rows; row++) {
+    for (let c = 0; c < classes; c++) {
+      const g = dz[row * classes + c]!;
+      db[c]! += g;
+      for (let k = 0; k < inner; k++) {
+        dx[row * inner + k]! += g * weight[c * inner + k]!;
+        dw[c * inner + k]! += g * x[row * inner + k]!;
+      }
+    }
+  }
+  return { y, dx, dw, db };
+}
