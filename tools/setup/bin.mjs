@@ -1,7 +1,8 @@
 #!/usr/bin/env node
 // kindling-gpu COMMAND …: runs a command of the workspace with a GPU in its environment (see gpu.mjs).
 import { exec } from "./exec.mjs";
-import { gpuEnvironment, log, SetupError } from "./gpu.mjs";
+import { log, SetupError } from "./files.mjs";
+import { gpuEnvironment } from "./gpu.mjs";
 
 const [command, ...args] = process.argv.slice(2);
 try {

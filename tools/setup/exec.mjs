@@ -1,6 +1,6 @@
 import { spawn } from "node:child_process";
 import { delimiter, join } from "node:path";
-import { root } from "./gpu.mjs";
+import { root } from "./files.mjs";
 
 /** Runs a command with the workspace's own programs, Node 24 among them, first on the path; resolves to its exit code. */
 export function exec(command, args, { env = {}, cwd = root } = {}) {

@@ -7,23 +7,22 @@
 //
 // Plain JavaScript without dependencies for Node 18 or later, because it runs before anything is installed.
 import { spawnSync } from "node:child_process";
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
-import { dirname, join } from "node:path";
-import { fileURLToPath } from "node:url";
-import { brotliDecompressSync } from "node:zlib";
-
-export const root = join(dirname(fileURLToPath(import.meta.url)), "../..");
-/** The Node 24 that the workspace installs. */
-export const node = join(root, "node_modules/node/bin", process.platform === "win32" ? "node.exe" : "node");
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import {
+  capture,
+  chromiumPackage,
+  fetchChromium,
+  libraryPath,
+  log,
+  node,
+  replace,
+  root,
+  SetupError,
+} from "./files.mjs";
 
 const cache = join(root, ".cache/gpu");
 const choices = ["auto", "real", "lavapipe", "swiftshader", "null"];
-const chromium = "@sparticuz/chromium@153.0.0";
-
-export const log = (text) => console.error(`kindling: ${text}`);
-
-/** A failure that the message explains: no stack trace. */
-export class SetupError extends Error {}
 
 /**
  * The choice that `KINDLING_GPU` asks for and the variables to start a process with.
@@ -212,54 +211,11 @@ function* swiftshader() {
   const folder = join(cache, "swiftshader");
   const env = { LD_LIBRARY_PATH: libraryPath([folder]), VK_DRIVER_FILES: join(folder, "icd.json") };
   if (existsSync(env.VK_DRIVER_FILES)) yield env;
-  fetchSwiftshader(folder);
-  yield env;
-}
-
-function fetchSwiftshader(folder) {
-  log(`fetching SwiftShader from the npm package ${chromium} (70 MB) into .cache/gpu, once per checkout`);
-  const work = `${folder}.${process.pid}`;
-  const unpacked = join(work, "root");
-  mkdirSync(unpacked, { recursive: true });
-  try {
-    // Without a network npm would try for minutes.
-    const patience = ["--prefer-offline", "--fetch-retries=1", "--fetch-retry-mintimeout=1000"];
-    capture("npm", ["pack", chromium, "--pack-destination", work, ...patience], work);
-    const archive = readdirSync(work).find((name) => name.endsWith(".tgz"));
-    capture("tar", ["-xzf", archive, "package/bin/swiftshader.tar.br"], work);
-    const packed = readFileSync(join(work, "package/bin/swiftshader.tar.br"));
-    writeFileSync(join(work, "swiftshader.tar"), brotliDecompressSync(packed));
-    capture("tar", ["-xf", join(work, "swiftshader.tar"), "-C", unpacked], work);
+  log(`fetching SwiftShader from the npm package ${chromiumPackage} (70 MB) into .cache/gpu, once per checkout`);
+  fetchChromium(folder, ["swiftshader.tar"], (unpacked) => {
     const driver = JSON.parse(readFileSync(join(unpacked, "vk_swiftshader_icd.json"), "utf8"));
     driver.ICD.library_path = join(folder, "libvk_swiftshader.so");
     writeFileSync(join(unpacked, "icd.json"), JSON.stringify(driver));
-    replace(unpacked, folder);
-  } finally {
-    rmSync(work, { recursive: true, force: true });
-  }
-}
-
-// Helpers -----------------------------------------------------------------------------------------
-
-const libraryPath = (folders) => [...folders, process.env.LD_LIBRARY_PATH].filter(Boolean).join(":");
-
-/** Moves a finished folder into place in one step, so that an interrupted set-up leaves nothing half done. */
-function replace(from, to) {
-  rmSync(to, { recursive: true, force: true });
-  renameSync(from, to);
-}
-
-function capture(command, args, cwd) {
-  const child = spawnSync(command, args, { cwd, encoding: "utf8", maxBuffer: 1 << 26 });
-  if (child.error) throw new Error(`${command}: ${child.error.message}`);
-  if (child.status !== 0) {
-    const lines = child.stderr.trim().split("\n");
-    const reason = (
-      lines.find((line) => /^(E:|npm error (?!code|errno|syscall|A complete))/.test(line)) ??
-      lines.at(-1) ??
-      ""
-    ).trim();
-    throw new Error(`${command} ended with code ${child.status}: ${reason}`);
-  }
-  return child.stdout;
+  });
+  yield env;
 }

@@ -2,17 +2,20 @@
 //
 //   1. installs the dependencies, unless the lockfile and the package.json files are those of the last time
 //   2. finds a GPU or fetches a software one (see gpu.mjs; KINDLING_GPU forces one)
-//   3. runs the command under the workspace's Node 24
+//   3. for the tests, finds or fetches a Chromium (see chromium.mjs)
+//   4. runs the command under the workspace's Node 24
 import { createHash } from "node:crypto";
 import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { chromiumEnvironment } from "./chromium.mjs";
 import { exec } from "./exec.mjs";
-import { gpuEnvironment, log, node, root, SetupError } from "./gpu.mjs";
+import { log, node, root, SetupError } from "./files.mjs";
+import { gpuEnvironment } from "./gpu.mjs";
 
 const tasks = { test, demo };
 
 async function test(args) {
-  const env = gpuEnvironment();
+  const env = { ...gpuEnvironment(), ...chromiumEnvironment() };
   const failed = [];
   for (const [name, command, ...rest] of [
     ["lint", "biome", "check"],

@@ -4,7 +4,6 @@
  * The conformance check hands out memory filled with NaN and followed by canaries, so that an output left unwritten or a
  * write beyond the end fails even where the GPU's own bounds checks would hide it.
  */
-import { readFile } from "node:fs/promises";
 import { cast } from "./arithmetic.ts";
 import { type Device, init } from "./device.ts";
 import type { Block } from "./pool.ts";
@@ -149,7 +148,7 @@ export interface Fixture {
 
 /** PyTorch's results, written by tools/golden: `case/name` → values, grouped by case. */
 export async function fixtures(url: URL): Promise<Map<string, Record<string, Fixture>>> {
-  const { tensors } = parseSafetensors(new Uint8Array(await readFile(url)));
+  const { tensors } = parseSafetensors(await bytesOf(url));
   const cases = new Map<string, Record<string, Fixture>>();
   for (const [path, host] of Object.entries(tensors)) {
     const at = path.lastIndexOf("/");
@@ -160,6 +159,14 @@ export async function fixtures(url: URL): Promise<Map<string, Record<string, Fix
     cases.get(group)![path.slice(at + 1)] = { shape: host.shape, values: valuesOf(host), dtype };
   }
   return cases;
+}
+
+/** A file beside the test: Node reads it, a browser asks the test server for it. */
+async function bytesOf(url: URL): Promise<Uint8Array<ArrayBuffer>> {
+  if (url.protocol === "file:") return new Uint8Array(await (await import("node:fs/promises")).readFile(url));
+  const response = await fetch(url);
+  if (!response.ok) throw new Error(`${url}: ${response.status} ${response.statusText}`);
+  return new Uint8Array(await response.arrayBuffer());
 }
 
 /** The options in a case's name: `linear x=[5,17] activation="gelu"` → { activation: "gelu" }. */

@@ -9,7 +9,6 @@ import {
   emptyLike,
   full,
   grid,
-  isTensor,
   kernel,
   manualSeed,
   matmul,
@@ -29,7 +28,6 @@ import {
   zeros,
 } from "@kindling/core";
 import { layerErrors, mixedError, randomValues, testDevice, toF16 } from "@kindling/core/testing";
-import { build } from "esbuild";
 import { describe, expect, it } from "vitest";
 import { decodeHalf, encodeHalf } from "../src/half.ts";
 import { sizeClass } from "../src/pool.ts";
@@ -483,22 +481,4 @@ describe("capture", () => {
     expect(await values(others[0]!)).toEqual([9, 9, 9]);
     f.dispose();
   });
-});
-
-it("recognises the tensors of another copy of core", async () => {
-  const { outputFiles } = await build({
-    entryPoints: [new URL("../src/index.ts", import.meta.url).pathname],
-    bundle: true,
-    format: "esm",
-    write: false,
-  });
-  const copy = (await import(
-    /* @vite-ignore */ `data:text/javascript,${encodeURIComponent(outputFiles[0]!.text)}`
-  )) as typeof import("@kindling/core");
-  const x = tensor([1, 2], { requiresGrad: true });
-  const y = copy.mul(x, 2);
-  expect(copy.defaultDevice()).toBe(device);
-  expect([isTensor(y), copy.isTensor(x)]).toEqual([true, true]);
-  add(y, x).backward(ones([2]));
-  expect(await values(x.grad!)).toEqual([3, 3]);
 });
