@@ -112,6 +112,11 @@ const softplusPair = ({ beta = 1, threshold = 20 } = {}): Reference => ({
   derivative: (x) => (beta * x > threshold ? 1 : sigmoid(beta * x)),
 });
 
+const softcap = ({ cap = 30 } = {}): Reference => ({
+  f: (x) => cap * Math.tanh(x / cap),
+  derivative: (x) => 1 / Math.cosh(x / cap) ** 2,
+});
+
 const softsign: Reference = { f: (x) => x / (1 + Math.abs(x)), derivative: (x) => 1 / (1 + Math.abs(x)) ** 2 };
 
 const hardshrink = ({ lambd = 0.5 } = {}): Reference => ({
@@ -132,7 +137,7 @@ const plain: Record<string, Reference> = {
 };
 
 const parametric: Record<string, (numbers: Numbers) => Reference> = {
-  ...{ leakyRelu, hardtanh, elu, celu, softplus: softplusPair, hardshrink, softshrink },
+  ...{ leakyRelu, hardtanh, elu, celu, softplus: softplusPair, hardshrink, softshrink, softcap },
 };
 
 /** The activation of this name, for those with numbers to choose with these. */

@@ -439,16 +439,30 @@ fn $Tanh(x: f32) -> f32 {
   return select(-t, t, x < 0.0);
 }`;
 
-export const tanh: Activation = activation("tanh", {
-  helpers: /* wgsl */ `${tanhHelper}
+const tanhSlopeHelper = /* wgsl */ `
 fn $Slope(x: f32) -> f32 {
   let e = exp(-abs(x));
   let d = 1.0 + e * e;
   return 4.0 * e / d * (e / d);
-}`,
+}`;
+
+export const tanh: Activation = activation("tanh", {
+  helpers: tanhHelper + tanhSlopeHelper,
   value: "$Tanh(x)",
   grad: "dy * $Slope(x)",
 });
+
+/** cap · tanh(x / cap): nearly x for small x, never beyond ±cap. Logits of a language model (Gemma 2). */
+export const softcap: Parametric<"cap"> = parametric(
+  "softcap",
+  { cap: 30 },
+  ({ cap }) => ({
+    helpers: tanhHelper + tanhSlopeHelper,
+    value: `${cap} * $Tanh(x / ${cap})`,
+    grad: `dy * $Slope(x / ${cap})`,
+  }),
+  (cap) => !(cap! > 0) && `cap is ${cap}, expected a number above 0`,
+);
 
 /** x − tanh(x). */
 export const tanhshrink: Activation = activation("tanhshrink", {

@@ -55,6 +55,7 @@ const names = [
     "softsign",
     "hardshrink",
     "softshrink",
+    "softcap",
   ],
 ] as const;
 
@@ -183,6 +184,7 @@ describe("activations", () => {
     expect(() => hardtanh(x, { minVal: 2 })).toThrow("hardtanh: minVal is 2, expected at most maxVal, 1");
     expect(() => celu(x, { alpha: 0 })).toThrow("celu: alpha is 0, expected another number");
     expect(() => softplus(x, { beta: 0 })).toThrow("softplus: beta is 0, expected another number");
+    expect(() => activations.softcap.with({ cap: 0 })).toThrow("softcap: cap is 0, expected a number above 0");
     expect(() => new Softshrink({ lambd: -1 })).toThrow("softshrink: lambd is -1, expected 0 or more");
     expect(() => apply({ name: "a", forward: "", backward: "" }, x)).toThrow('apply: the WGSL of "a" must define fn a');
   });
@@ -245,7 +247,7 @@ describe("modules", () => {
 
   it("exist for every activation", async () => {
     const classes = Object.keys(all).filter((name) => /^[A-Z]/.test(name));
-    expect(classes.length).toBe(names.length - 1); // geluTanh is an option of GELU
+    expect(classes.length).toBe(names.length - 2); // geluTanh is an option of GELU, softcap no module of torch.nn
     const lower = classes.map((name) => new (all[name] as typeof ReLU)().fn.name.toLowerCase());
     expect(lower.map((name) => name.split("_")[0])).toEqual(classes.map((name) => name.toLowerCase()));
   });
