@@ -14,6 +14,7 @@ export {
   xavierUniform,
 } from "./init.ts";
 export { grid, type Kernel, kernel, type Launch, variants, type Workgroups } from "./kernel.ts";
+export type { Finish, Gather, GatheredOperand, MappedResult } from "./matmul.kernels.ts";
 export { type MatmulLaunch, type MatmulOptions, matmul, matmulForward } from "./matmul.ts";
 export { clearGrad, isModule, type LoadResult, Module, type StateDict } from "./module.ts";
 export { checkPointwise, type Pointwise } from "./pointwise.ts";

@@ -7,7 +7,7 @@
  * A square of A is a mat4x4f with A's rows as columns, one of B has B's rows as columns: then B · A, in WGSL's column-major
  * sense, has the rows of C as columns. An operand stored the other way round is transposed in registers.
  */
-import type { MatmulShape } from "./matmul.kernels.ts";
+import type { GatheredOperand, MatmulShape } from "./matmul.kernels.ts";
 import type { FloatType } from "./tensor.ts";
 
 const four = (f: (i: number) => string): string => [0, 1, 2, 3].map(f).join(", ");
@@ -20,12 +20,15 @@ interface Operand {
   readonly inner: "M" | "N" | "K";
   /** The inner axis is a multiple of 4, so that four neighbours are one load. */
   readonly wide: boolean;
+  readonly gather?: GatheredOperand;
 }
 
-function operand(name: "a" | "b", type: FloatType, kInner: boolean, { M, N, K }: MatmulShape): Operand {
+function operand(name: "a" | "b", type: FloatType, kInner: boolean, { M, N, K, gather }: MatmulShape): Operand {
   const side = name === "a" ? "M" : "N";
-  const inner = kInner ? "K" : side;
-  return { name, type, inner, outer: kInner ? side : "K", wide: { M, N, K }[inner] % 4 === 0 };
+  const gathered = gather?.[name];
+  const inner = (gathered?.kMajor ?? kInner) ? "K" : side;
+  const wide = gathered ? gathered.vectors === true : { M, N, K }[inner] % 4 === 0;
+  return { name, type, inner, outer: inner === "K" ? side : "K", wide, gather: gathered };
 }
 
 const binding = ({ type, wide }: Operand): string => (wide ? `array<vec4<${type}>>` : `array<${type}>`);
@@ -35,7 +38,8 @@ const binding = ({ type, wide }: Operand): string => (wide ? `array<vec4<${type}
  * value will do, since it is not stored.
  * `NAMESquare`: 4×4 values whose columns run along K for A, along N for B.
  */
-function loads({ name, outer, inner, wide }: Operand): string {
+function loads({ name, outer, inner, wide, gather }: Operand): string {
+  if (gather) return gather.source;
   const row = `origin + min(outer, params.${outer} - 1) * params.ld${name}`;
   const value = wide
     ? `vec4f(${name}[(${row} + min(inner, params.${inner} - 4)) / 4])`
@@ -58,35 +62,66 @@ fn ${name}Square(origin: u32, side: u32, k: u32) -> mat4x4f {
 }`;
 }
 
+/** WGSL of a gathered operand: what precedes the walk along K, what begins a step, and its square, laid out as in `loads`. */
+function gathered({ name, inner, gather }: Operand): { at: string; step: string; square: string } {
+  const { kMajor, width } = gather!;
+  const [side, size] = name === "a" ? ["m", "params.M"] : ["n", "params.N"];
+  /** Along the axis of its vectors, if it has any, 4 neighbours are decoded as one. */
+  const decode = (asOne: boolean, f: (i: number, n: number) => string): string =>
+    asOne && width === 4 ? f(0, 4) : [0, 1, 2, 3].map((i) => f(i, 1)).join("\n");
+  const at = (i: number, n: number): string =>
+    `let ${name}${i} = ${name}At(batch, min(${side} + ${i}, ${size} - ${n}));`;
+  const step = (i: number, n: number): string => `let ${name}s${i} = ${name}Step(min(k + ${i}, params.K - ${n}));`;
+  const load = (p: number, k: number): string => `${name}Load(${name}${p}, ${name}s${k})`;
+  const column = (i: number): string => {
+    const one = (j: number): string => (kMajor ? load(i, j) : load(j, i));
+    const value = width === 4 ? `vec4f(${one(0)})` : `vec4f(${four((j) => `f32(${one(j)})`)})`;
+    if (kMajor && width === 4) return value;
+    const valid = kMajor ? `vec4u(${four((j) => `k + ${j}`)}) < vec4u(params.K)` : `vec4<bool>(k + ${i} < params.K)`;
+    return `select(vec4f(), ${value}, ${valid})`;
+  };
+  const square = `mat4x4f(${four(column)})`;
+  const asStored = name === "a" ? inner === "K" : inner === "N";
+  return {
+    at: decode(!kMajor, at),
+    step: decode(kMajor, step),
+    square: asStored ? square : `transpose(${square})`,
+  };
+}
+
 export function directSource(shape: MatmulShape): string {
-  const { N, bias, z, activation, accumulate } = shape;
+  const { N, bias, z, activation, accumulate, gather, finish } = shape;
   const a = operand("a", shape.a, !shape.transposeA, shape);
   const b = operand("b", shape.b, shape.transposeB, shape);
-  const wide = N % 4 === 0;
+  const mapped = gather?.c;
+  const wide = N % 4 === 0 && mapped?.wide !== false;
+  const gatheredA = a.gather && gathered(a);
+  const gatheredB = b.gather && gathered(b);
   const [F, width] = wide ? ["vec4f", 4] : ["f32", 1];
   const of = (type: FloatType): string => (wide ? `vec4<${type}>` : type);
   const act = (f: string): string => (wide ? `vec4f(${[..."xyzw"].map((c) => `${f}(v.${c})`).join(", ")})` : `${f}(v)`);
   return /* wgsl */ `
 struct Params {
-  M: u32, N: u32, K: u32, lda: u32, ldb: u32, strideA: u32, strideB: u32, batch: u32
+  M: u32, N: u32, K: u32, lda: u32, ldb: u32, strideA: u32, strideB: u32, batch: u32${mapped ? ", ldc: u32" : ""}${[gather?.fields, finish?.fields].map((fields) => (fields ? `, ${fields}` : "")).join("")}
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> a: ${binding(a)};
 @group(0) @binding(2) var<storage, read> b: ${binding(b)};
 @group(0) @binding(3) var<storage, read_write> c: array<${of(shape.c)}>;
-${bias ? `@group(0) @binding(4) var<storage, read> bias: array<${of(bias)}>;` : ""}
+${bias ? `@group(0) @binding(4) var<storage, read> bias: array<${mapped ? bias : of(bias)}>;` : ""}
 ${z ? `@group(0) @binding(5) var<storage, read_write> z: array<${of(z)}>;` : ""}
 ${loads(a)}
 ${loads(b)}
-${activation?.forward ?? ""}
+${mapped?.source ?? ""}${activation?.forward ?? ""}${finish?.source ?? ""}
 
 /** The epilogue of ${width === 4 ? "four neighbours" : "one element"} of C. */
-fn write(i: u32, col: u32, sum: ${F}) {
+fn write(i: u32, ${mapped ? "row" : "col"}: u32, sum: ${F}) {
   var v = sum;
-  ${bias ? `v += ${F}(bias[col]);` : ""}
+  ${bias ? `v += ${F}(bias[${mapped ? "row" : "col"}]);` : ""}
   ${z ? `z[i] = ${of(z)}(v);` : ""}
   ${activation ? `v = ${act(activation.name)};` : ""}
+  ${finish ? `v = finish${width}(i, v);` : ""}
   ${accumulate ? `v += ${F}(c[i]);` : ""}
   c[i] = ${of(shape.c)}(v);
 }
@@ -101,16 +136,28 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
   let batch = thread / (cols * rows);
   if (batch >= params.batch) { return; }
 
-  var square = mat4x4f();
+${gatheredA?.at ?? ""}${gatheredB?.at ?? ""}  var square = mat4x4f();
   for (var k = 0u; k < params.K; k += 4) {
-    square += bSquare(batch * params.strideB, n, k) * aSquare(batch * params.strideA, m, k);
+${gatheredA?.step ?? ""}${gatheredB?.step ?? ""}    square += ${gatheredB?.square ?? "bSquare(batch * params.strideB, n, k)"} * ${gatheredA?.square ?? "aSquare(batch * params.strideA, m, k)"};
   }
+${mapped ? writeMapped(wide) : writeRows(wide)}
+}`;
+}
+
+const writeRows = (wide: boolean): string => `\
   for (var i = 0u; i < min(4, params.M - m); i++) {
     let at = (batch * params.M + m + i) * params.N + n;
     ${wide ? "write(at / 4, n / 4, square[i]);" : "for (var j = 0u; j < min(4, params.N - n); j++) { write(at + j, n + j, square[i][j]); }"}
-  }
-}`;
-}
+  }`;
+
+const writeMapped = (wide: boolean): string => `\
+  for (var j = 0u; j < ${wide ? "1" : "min(4, params.N - n)"}; j++) {
+    let origin = cAt(batch, n + j);
+    for (var i = 0u; i < min(4, params.M - m); i++) {
+      let at = origin + (m + i) * params.ldc;
+      ${wide ? "write(at / 4, batch * params.M + m + i, square[i]);" : "write(at, batch * params.M + m + i, square[i][j]);"}
+    }
+  }`;
 
 export function directParams({
   M,
@@ -121,6 +168,7 @@ export function directParams({
   transposeB,
   broadcastA,
   broadcastB,
+  gather,
 }: MatmulShape): Record<string, number> {
   return {
     ...{ M, N, K, batch },
@@ -128,6 +176,8 @@ export function directParams({
     ldb: transposeB ? K : N,
     strideA: broadcastA ? 0 : M * K,
     strideB: broadcastB ? 0 : K * N,
+    ldc: gather?.c?.pitch ?? N,
+    ...gather?.params,
   };
 }
 

@@ -16,6 +16,9 @@
  * of K count as zero.
  *
  * Sizes and strides are uniforms: making them constants of the text was measured to change nothing.
+ *
+ * An operand may be gathered: each of its elements is found by WGSL of the caller (see `Gather`), on its way to workgroup
+ * memory. So a convolution is a product that never lays out its image as a matrix.
  */
 
 type FloatType = "f32" | "f16";
@@ -26,12 +29,68 @@ interface Activation {
   readonly forward: string;
 }
 
+/**
+ * Operands that are not stored as matrices, and a result that is not to be stored as one. It must be one object for one
+ * geometry (kernels are cached by its identity), and its texts should differ only where numbers cannot: sizes go into `params`.
+ */
+export interface Gather {
+  readonly a?: GatheredOperand;
+  readonly b?: GatheredOperand;
+  readonly c?: MappedResult;
+  /** Fields that all of the WGSL finds in `params`, as in "width: u32, scale: f32", and their values. */
+  readonly fields?: string;
+  readonly params?: Readonly<Record<string, number>>;
+}
+
+export interface GatheredOperand {
+  /**
+   * Three functions, whose X is a or b. That is the name of the binding, too: array<T>, T the operand's dtype. Types At
+   * and Step are the caller's. Arguments are always within their sizes.
+   *
+   *   fn XAt(batch: u32, i: u32) -> At      what row i of op(A), or column i of op(B), has to say: outside of the walk along K
+   *   fn XStep(k: u32) -> Step              what index k has to say: once for all the rows or columns of a thread
+   *   fn XLoad(at: At, step: Step) -> T     their element; 0 where there is none
+   */
+  readonly source: string;
+  /** Whether neighbours along K, not those along M or N, are neighbours in memory: lanes walk that way. */
+  readonly kMajor: boolean;
+  /**
+   * 4: XLoad returns a vec4<T> of 4 neighbours, along K if kMajor, from a k or an i that is a multiple of 4. That axis has
+   * to be a multiple of 4.
+   */
+  readonly width: 1 | 4;
+  /** The binding is an array<vec4<T>>. */
+  readonly vectors?: boolean;
+}
+
+/** C as a tensor that is no matrix: each column has a place of its own. A bias is then [batch, M], a value for each row. */
+export interface MappedResult {
+  /** fn cAt(batch: u32, col: u32) -> u32: the element at row 0 of that column. Called for columns past the edge, too. */
+  readonly source: string;
+  /** Elements from one row to the next. */
+  readonly pitch: number;
+  /** 4 columns from a multiple of 4 on are neighbours in memory, and cAt is a multiple of 4 there, as is `pitch`. */
+  readonly wide: boolean;
+}
+
+/** The last step of the epilogue as WGSL of the caller, after the activation: dropout, for instance. */
+export interface Finish {
+  /**
+   * Bindings from number 6 on, and `fn finish4(i: u32, v: vec4f) -> vec4f` of vec4 number i of C and
+   * `fn finish1(i: u32, v: f32) -> f32` of element i.
+   */
+  readonly source: string;
+  /** Fields of the uniform struct `params` that it reads: `threshold: u32, scale: f32`. */
+  readonly fields: string;
+}
+
 export interface MatmulOperand {
   readonly type: FloatType;
   /** Whether K is the contiguous axis: A stored as [M, K], or B as [N, K]. */
   readonly kMajor: boolean;
   /** Elements in a load; more than one needs a row pitch that is a multiple of it. 8 are f16s read as vec4<u32>. */
   readonly width: 1 | 4 | 8;
+  readonly gather?: GatheredOperand;
 }
 
 export interface MatmulConfig {
@@ -62,6 +121,8 @@ export interface MatmulConfig {
   readonly z: FloatType | null;
   readonly activation: Activation | null;
   readonly accumulate: boolean;
+  readonly gather?: Gather;
+  readonly finish?: Finish;
 }
 
 const range = <T>(n: number, f: (i: number) => T): T[] => Array.from({ length: n }, (_, i) => f(i));
@@ -89,30 +150,41 @@ interface Side extends MatmulOperand {
   readonly ld: string;
   /** Where the batch starts. */
   readonly origin: string;
+  readonly batch: string;
 }
 
-const sideA = ({ a, BM }: MatmulConfig): Side => ({
-  ...a,
+const batchOf = ({ batched }: MatmulConfig): string => (batched ? "batch" : "0u");
+
+const sideA = (config: MatmulConfig): Side => ({
+  ...config.a,
   name: "a",
-  extent: BM,
+  extent: config.BM,
   size: "params.M",
   first: "m0",
   ld: "params.lda",
   origin: "originA",
+  batch: batchOf(config),
 });
 
-const sideB = ({ b, BN }: MatmulConfig): Side => ({
-  ...b,
+const sideB = (config: MatmulConfig): Side => ({
+  ...config.b,
   name: "b",
-  extent: BN,
+  extent: config.BN,
   size: "params.N",
   first: "n0",
   ld: "params.ldb",
   origin: "originB",
+  batch: batchOf(config),
 });
 
 const arrayOf = (type: string, width: number): string =>
   width === 8 ? "array<vec4<u32>>" : width === 4 ? `array<vec4<${type}>>` : `array<${type}>`;
+
+const operandArray = ({ type, width, gather }: MatmulOperand): string =>
+  arrayOf(type, gather ? (gather.vectors ? 4 : 1) : width);
+
+const fieldsOf = ({ gather, finish }: Pick<MatmulConfig, "gather" | "finish">): string =>
+  [gather?.fields, finish?.fields].map((fields) => (fields ? `, ${fields}` : "")).join("");
 
 function header(config: MatmulConfig, directives = ""): string {
   const { a, b, splitK } = config;
@@ -122,71 +194,89 @@ function header(config: MatmulConfig, directives = ""): string {
       : outputBindings(config);
   const body = `${directives}
 struct Params {
-  M: u32, N: u32, K: u32, lda: u32, ldb: u32, ldc: u32, strideA: u32, strideB: u32, strideC: u32, batch: u32, splits: u32, chunk: u32
+  M: u32, N: u32, K: u32, lda: u32, ldb: u32, ldc: u32, strideA: u32, strideB: u32, strideC: u32, batch: u32, splits: u32, chunk: u32${fieldsOf(config)}
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> a: ${arrayOf(a.type, a.width)};
-@group(0) @binding(2) var<storage, read> b: ${arrayOf(b.type, b.width)};
+@group(0) @binding(1) var<storage, read> a: ${operandArray(a)};
+@group(0) @binding(2) var<storage, read> b: ${operandArray(b)};
 ${outputs}
-`;
+${a.gather?.source ?? ""}${b.gather?.source ?? ""}`;
   const half = config.kind === "matrix" || /\bf16\b/.test(body) || (config.compute === "f16" && config.kind === "tile");
   return half ? `enable f16;\n${body}` : body;
 }
 
-function outputBindings({ c, bias, z, wide }: MatmulConfig): string {
+function outputBindings({ c, bias, z, wide, gather }: MatmulConfig): string {
   const width = wide ? 4 : 1;
   return `@group(0) @binding(3) var<storage, read_write> c: ${arrayOf(c, width)};
-${bias ? `@group(0) @binding(4) var<storage, read> bias: ${arrayOf(bias, width)};` : ""}
+${bias ? `@group(0) @binding(4) var<storage, read> bias: ${arrayOf(bias, gather?.c ? 1 : width)};` : ""}
 ${z ? `@group(0) @binding(5) var<storage, read_write> z: ${arrayOf(z, width)};` : ""}`;
 }
 
 /**
  * `write` and `writeOne`: the epilogue of 4 neighbours in a row of C, or of one value, then the store, unless they lie
- * past the edge. `origin` is where the batch, or the partial sum, starts.
+ * past the edge. `origin` is where the batch, or the partial sum, starts; of a mapped C, where each column does.
  */
 function epilogue(config: MatmulConfig): string {
   const plain = config.splitK > 1;
-  const { bias, z, activation, accumulate } = plain
-    ? { bias: null, z: null, activation: null, accumulate: false }
-    : config;
+  const mapped = isMapped(config);
+  const place = mapped ? "origin + row * params.ldc" : "origin + row * params.ldc + col";
+  const batch = mapped ? "batch: u32, " : "";
+  const quad = mapped && !config.wide ? "vec4u" : "u32";
+  const pass = (e: number): string => (mapped ? `origin.${"xyzw"[e]}, batch` : "origin");
+  const {
+    bias,
+    z,
+    activation,
+    accumulate,
+    finish: last,
+  } = plain ? { bias: null, z: null, activation: null, accumulate: false } : config;
   const type = plain ? "f32" : config.c;
   const finish = (vector: boolean, i: string, col: string): string => {
     const F = vector ? "vec4f" : "f32";
     const store = (T: FloatType): string => (vector ? `vec4<${T}>(v)` : `${T}(v)`);
     const act = (f: string): string => (vector ? `vec4f(${f}(v.x), ${f}(v.y), ${f}(v.z), ${f}(v.w))` : `${f}(v)`);
-    return `${bias ? `v += ${F}(bias[${col}]);` : ""}
+    return `${bias ? `v += ${F}(bias[${mapped ? "batch * params.M + row" : col}]);` : ""}
   ${z ? `z[${i}] = ${store(z)};` : ""}
   ${activation ? `v = ${act(activation.name)};` : ""}
+  ${last ? `v = finish${vector ? 4 : 1}(${i}, v);` : ""}
   ${accumulate ? `v += ${F}(c[${i}]);` : ""}
   c[${i}] = ${store(type)};`;
   };
   const one = `
-fn writeOne(origin: u32, row: u32, col: u32, sum: f32) {
+fn writeOne(origin: u32, ${batch}row: u32, col: u32, sum: f32) {
   if (row >= params.M || col >= params.N) { return; }
-  let i = origin + row * params.ldc + col;
+  let i = ${place};
   var v = sum;
   ${finish(false, "i", "col")}
 }
 `;
   const four = config.wide
     ? `
-fn write(origin: u32, row: u32, col: u32, sum: vec4f) {
+fn write(origin: u32, ${batch}row: u32, col: u32, sum: vec4f) {
   if (row >= params.M || col >= params.N) { return; }
-  let i = (origin + row * params.ldc + col) / 4;
+  let i = (${place}) / 4;
   var v = sum;
   ${finish(true, "i", "col / 4")}
 }
 `
     : `${one}
-fn write(origin: u32, row: u32, col: u32, sum: vec4f) {
-  writeOne(origin, row, col, sum.x);
-  writeOne(origin, row, col + 1, sum.y);
-  writeOne(origin, row, col + 2, sum.z);
-  writeOne(origin, row, col + 3, sum.w);
+fn write(origin: ${quad}, ${batch}row: u32, col: u32, sum: vec4f) {
+  writeOne(${pass(0)}, row, col, sum.x);
+  writeOne(${pass(1)}, row, col + 1, sum.y);
+  writeOne(${pass(2)}, row, col + 2, sum.z);
+  writeOne(${pass(3)}, row, col + 3, sum.w);
 }
 `;
-  return `${activation?.forward ?? ""}\n${config.kind === "vector" ? one : four}`;
+  return `${mapped ? config.gather!.c!.source : ""}${activation?.forward ?? ""}${last?.source ?? ""}\n${config.kind === "vector" ? one : four}`;
+}
+
+const isMapped = ({ gather, splitK }: MatmulConfig): boolean => gather?.c !== undefined && splitK === 1;
+
+/** What `write` takes first for the 4 columns from `col` on: a mapped C is asked for their places. */
+function originOf(config: MatmulConfig, col: string): string {
+  const at = (e: number): string => `cAt(${batchOf(config)}, ${col} + ${e})`;
+  return config.wide ? at(0) : `vec4u(${range(4, at).join(", ")})`;
 }
 
 /** From the workgroup's number to its tile (m0, n0), its batch and its part [kBegin, kEnd) of K. */
@@ -311,17 +401,22 @@ function tileSource(config: MatmulConfig): string {
    * read whole cache lines; the gap after 4 rows of workgroup memory keeps the 8 lanes of a transposed store apart.
    */
   const place = ({ side, v, slot, from }: Copy): string => {
-    const { kMajor, width, extent, size, first, ld, origin } = side;
+    const { name, kMajor, width, gather, extent, size, first, ld, origin, batch } = side;
     const id = slot ? `(li + ${slot * threads})` : from ? `(li - ${from})` : "li";
     const index = `(${id} % ${(extent * BK) / 16})`;
     const q = kMajor ? `${index} / ${BK / 4}` : `${index} % ${extent / 4}`;
     const p = kMajor ? `${index} % ${BK / 4}` : `${index} / ${extent / 4}`;
     const row = (j: number): string => `min(${first} + ${v}q * 4 + ${j}, ${size} - 1)`;
-    const bases = kMajor
-      ? lines(4, (j) => `let ${v}p${j} = (${origin} + ${row(j)} * ${ld}) / ${width};`)
-      : width === 4
-        ? `let ${v}p0 = (${origin} + min(${first} + ${v}q * 4, ${size} - 4)) / 4;`
-        : lines(4, (j) => `let ${v}p${j} = ${origin} + ${row(j)};`);
+    const quad = `min(${first} + ${v}q * 4, ${size} - 4)`;
+    const bases = gather
+      ? !kMajor && width === 4
+        ? `let ${v}p0 = ${name}At(${batch}, ${quad});`
+        : lines(4, (j) => `let ${v}p${j} = ${name}At(${batch}, ${row(j)});`)
+      : kMajor
+        ? lines(4, (j) => `let ${v}p${j} = (${origin} + ${row(j)} * ${ld}) / ${width};`)
+        : width === 4
+          ? `let ${v}p0 = (${origin} + ${quad}) / 4;`
+          : lines(4, (j) => `let ${v}p${j} = ${origin} + ${row(j)};`);
     return `let ${v}q = ${q};
 let ${v}k = ${p} * 4;
 let ${v}s = ${p} * ${extent + gap(side, BK)} + ${v}q;
@@ -330,17 +425,22 @@ ${bases}`;
 
   const load = (copy: Copy, k: string, masked: boolean): string => {
     const { side, v, registers } = copy;
-    const { name, type, kMajor, width, ld } = side;
+    const { name, type, kMajor, width, gather, ld } = side;
     const at = (i: number, n = 1): string =>
       masked ? `min(${k} + ${v}k + ${i}, params.K - ${n})` : `(${k} + ${v}k + ${i})`;
     const valid = (i: number): string => `${k} + ${v}k + ${i} < kEnd`;
     const round = config.compute === "f16" && type === "f32" ? "vec4<f16>" : "";
     const scalar = (j: number, i: number): string =>
       `${name}[${kMajor ? `${v}p${j} + ${at(i)}` : `${v}p${i} + ${at(j)} * ${ld}`}]`;
+    const gathered = (p: number, k: number): string => `${name}Load(${v}p${p}, ${v}s${k})`;
     const raw = (j: number): string => {
+      if (gather && width === 4) return kMajor ? gathered(j, 0) : gathered(0, j);
+      if (gather) return `vec4(${range(4, (i) => (kMajor ? gathered(j, i) : gathered(i, j))).join(", ")})`;
       if (width === 1) return `vec4(${range(4, (i) => scalar(j, i)).join(", ")})`;
       return kMajor ? `${name}[${v}p${j} + ${at(0, 4)} / 4]` : `${name}[${v}p0 + ${at(j)} * (${ld} / 4)]`;
     };
+    const steps = kMajor && width === 4 ? 1 : 4;
+    const decode = gather ? lines(steps, (i) => `let ${v}s${i} = ${name}Step(${at(i, steps === 1 ? 4 : 1)});`) : "";
     const four = (j: number): string => {
       const value = `vec4f(${round}(${raw(j)}))`;
       if (!masked) return value;
@@ -348,7 +448,7 @@ ${bases}`;
       return `select(vec4f(), ${value}, ${mask})`;
     };
     const body = lines(4, (j) => `${registers}${j} = ${four(j)};`);
-    return guard(copy, body);
+    return guard(copy, gather ? `{\n${decode}\n${body}\n}` : body);
   };
 
   const store = (copy: Copy): string => {
@@ -370,9 +470,13 @@ ${lines(PN / 4, (j) => `let b${kk}_${j} = tileB[${row(config.b, BN, kk) + j * TX
   const use = (kk: number): string => lines(PM, (i) => range(PN / 4, (j) => product(kk, i, j)).join(" "));
   const multiply = `{${read(0)}\n${lines(BK, (kk) => `${kk + 1 < BK ? read(kk + 1) : ""}\n${use(kk)}`)}\n}`;
 
+  const mapped = isMapped(config);
+  const column = (j: number): string => `n0 + (tx + ${j * TX}) * 4`;
+  const origins = mapped ? lines(PN / 4, (j) => `let o${j} = ${originOf(config, column(j))};`) : "";
   const writeOut = lines(PM, (i) => {
     const m = `m0 + ${(i >> 2) * TY * 4 + (i & 3)} + ty * 4`;
-    return range(PN / 4, (j) => `write(originC, ${m}, n0 + (tx + ${j * TX}) * 4, c${i}_${j});`).join(" ");
+    const to = (j: number): string => (mapped ? `o${j}, ${batchOf(config)}` : "originC");
+    return range(PN / 4, (j) => `write(${to(j)}, ${m}, ${column(j)}, c${i}_${j});`).join(" ");
   });
   return `${header(config)}
 var<workgroup> tileA: array<vec4f, ${tileSize(config.a, BM, BK)}>;
@@ -392,7 +496,7 @@ ${kLoop(
   copies.map(store).join("\n"),
   multiply,
 )}
-${writeOut}
+${origins}${writeOut}
 }
 `;
 }
@@ -413,7 +517,7 @@ function matrixCopy(
   threads: number,
   base: number,
 ): { place: string; load: (k: string, masked: boolean) => string; store: string } {
-  const { name, type, kMajor, width, extent, size, first, ld, origin } = side;
+  const { name, type, kMajor, width, gather, extent, size, first, ld, origin, batch } = side;
   const units = (extent * BK) / 8;
   const perRow = (kMajor ? BK : extent) / 8;
   const element = width === 8 ? "vec4u" : `vec4<${type}>`;
@@ -427,7 +531,22 @@ function matrixCopy(
       return guard && (s + 1) * threads > units ? `if (${i} < ${units}) {\n${text}\n}` : text;
     });
 
+  // Of a gathered operand, threads of all slots are in the same column, for they are a multiple of perRow: so units share
+  // what is decoded along it, be it At or Step.
+  const shared = `li % ${perRow} * 8`;
+  const rowAt = (row: string): string => `${name}At(${batch}, min(${first} + ${row}, ${size} - ${kMajor ? 1 : width}))`;
+  const placeAll =
+    gather && kMajor
+      ? `let ${name}k = ${shared};`
+      : gather
+        ? lines(8 / width, (e) => `let ${name}p${e} = ${rowAt(`${shared} + ${e * width}`)};`)
+        : "";
+
   const place = each((v, row, column) => {
+    if (gather) {
+      const fixed = kMajor ? `let ${v}p = ${rowAt(row)};` : `let ${v}k = ${row};`;
+      return `${fixed}\nvar ${v}r0: ${element}; var ${v}r1: ${element};`;
+    }
     const along = (i: number): string =>
       `(${origin} + min(${first} + ${column} * 8 + ${i}, ${size} - ${width})) / ${width}`;
     // What stays the same along K: the address of the row if K-major, else the column.
@@ -438,7 +557,26 @@ function matrixCopy(
     return `${fixed}\n${registers}`;
   });
 
-  const load = (k: string, masked: boolean): string =>
+  const load = (k: string, masked: boolean): string => (gather ? loadGathered(k, masked) : loadStored(k, masked));
+
+  const loadGathered = (k: string, masked: boolean): string => {
+    const step = (v: string, e: number, n: number): string =>
+      `${name}Step(${masked ? `min(${k} + ${v}k + ${e}, params.K - ${n})` : `${k} + ${v}k + ${e}`})`;
+    const decode = kMajor ? lines(8 / width, (e) => `let ${name}s${e} = ${step(name, e * width, width)};`) : "";
+    const units = each((v) => {
+      const valid = (e: number): string => (kMajor ? `${k} + ${name}k + ${e} < kEnd` : `${k} + ${v}k < kEnd`);
+      const one = (e: number): string => `${name}Load(${kMajor ? `${v}p, ${name}s${e}` : `${name}p${e}, ${v}s`})`;
+      const four = (h: number): string =>
+        width === 4 ? one(h) : `vec4(${range(4, (e) => one(h * 4 + e)).join(", ")})`;
+      const mask = (h: number): string =>
+        kMajor && width === 1 ? `vec4<bool>(${range(4, (e) => valid(h * 4 + e)).join(", ")})` : valid(h * 4);
+      const value = (h: number): string => (masked ? `select(${element}(), ${four(h)}, ${mask(h)})` : four(h));
+      return `${kMajor ? "" : `let ${v}s = ${step(v, 0, 1)};`}\n${lines(2, (h) => `${v}r${h} = ${value(h)};`)}`;
+    }, true);
+    return `{\n${decode}\n${units}\n}`;
+  };
+
+  const loadStored = (k: string, masked: boolean): string =>
     each((v) => {
       const at = (i: number, n: number): string =>
         masked ? `min(${k} + ${v}k + ${i}, params.K - ${n})` : `(${k} + ${v}k + ${i})`;
@@ -461,7 +599,7 @@ function matrixCopy(
     const value = width === 8 ? `${v}r0` : `vec4u(${half(0)}, ${half(1)})`;
     return `memory[${base} + ${row} * ${matrixPitch(side, extent, BK)} + ${column}] = ${value};`;
   }, true);
-  return { place, load, store };
+  return { place: placeAll + place, load, store };
 }
 
 /**
@@ -509,13 +647,18 @@ ${lines(TN, (j) => `{ let right = ${right(j, kk)}; ${range(TM, (i) => product(i,
   const memory = Math.max(sizeA + sizeB, subgroups * 16 * pitch);
   const putDown = (i: number, j: number): string =>
     `subgroupMatrixStore<row_major>(&memory, sq * ${16 * pitch} + ${(j % share) * 4}, c${i}_${j}, ${pitch});`;
+  const mapped = isMapped(config);
+  const origin = (group: number): string =>
+    originOf(config, `n0 + column * ${TN * 16} + ${group * share * 16} + li % ${4 * share} * 4`);
+  const origins = mapped ? lines(TN / share, (group) => `let o${group} = ${origin(group)};`) : "";
   const writeFour = (i: number, group: number, t: number): string => {
     const e = `(li % 32 + ${t * 32})`;
     const r = `${e} / ${4 * share}`;
     const q = `${e} % ${4 * share}`;
     const m = `m0 + row * ${TM * 16} + ${i * 16} + ${r}`;
     const n = `n0 + column * ${TN * 16} + ${group * share * 16} + ${q} * 4`;
-    return `write(originC, ${m}, ${n}, bitcast<vec4f>(memory[li / 32 * ${16 * pitch} + ${r} * ${pitch} + ${q}]));`;
+    const to = mapped ? `o${group}, ${batchOf(config)}` : "originC";
+    return `write(${to}, ${m}, ${n}, bitcast<vec4f>(memory[li / 32 * ${16 * pitch} + ${r} * ${pitch} + ${q}]));`;
   };
   const writeOut = (i: number, group: number): string => `
 ${lines(share, (j) => putDown(i, group * share + j))}
@@ -549,7 +692,7 @@ ${kLoop(
   `${copyA.store}\n${copyB.store}`,
   multiply,
 )}
-${lines(TM, (i) => lines(TN / share, (group) => writeOut(i, group)))}
+${origins}${lines(TM, (i) => lines(TN / share, (group) => writeOut(i, group)))}
 }
 `;
 }
@@ -690,8 +833,11 @@ export function splitKReduceSource(config: MatmulConfig): string {
   const { wide } = config;
   const final: MatmulConfig = { ...config, splitK: 1, kind: "tile" };
   const width = wide ? 4 : 1;
+  const mapped = isMapped(final);
+  const col = `i % columns * ${width}`;
+  const to = mapped ? `cAt(row / params.M, ${col}), row / params.M` : "row / params.M * params.strideC";
   const body = `
-struct Params { M: u32, N: u32, ldc: u32, strideC: u32, batch: u32, splits: u32 }
+struct Params { M: u32, N: u32, ldc: u32, strideC: u32, batch: u32, splits: u32${fieldsOf(config)} }
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> partial: ${arrayOf("f32", width)};
@@ -706,7 +852,7 @@ fn main(@builtin(local_invocation_index) li: u32, @builtin(workgroup_id) wg: vec
   var sum = partial[i];
   for (var s = 1u; s < params.splits; s++) { sum += partial[s * plane + i]; }
   let row = i / columns;
-  ${wide ? "write" : "writeOne"}(row / params.M * params.strideC, row % params.M, i % columns * ${width}, sum);
+  ${wide ? "write" : "writeOne"}(${to}, row % params.M, ${col}, sum);
 }
 `;
   return /\bf16\b/.test(body) ? `enable f16;\n${body}` : body;
@@ -748,6 +894,8 @@ export interface MatmulShape {
   readonly z?: FloatType | null;
   readonly activation?: Activation | null;
   readonly accumulate?: boolean;
+  readonly gather?: Gather;
+  readonly finish?: Finish;
 }
 
 export interface MatmulDevice {
@@ -857,16 +1005,17 @@ function chooseTile(
 }
 
 export function chooseMatmul(shape: MatmulShape, device: MatmulDevice): MatmulConfig {
-  const { M, N, K, batch } = shape;
+  const { M, N, K, batch, gather, finish } = shape;
   const compute = device.f16 ? shape.compute : "f32";
-  const short = Math.min(M, N) <= 8;
+  const short = Math.min(M, N) <= 8 && !gather;
   const matrices = compute === "f16" && device.subgroupMatrix && !short && device.workgroupStorage >= 16384;
-  const operand = (type: FloatType, kMajor: boolean, pitch: number): MatmulOperand => {
+  const operand = (type: FloatType, kMajor: boolean, pitch: number, gather?: GatheredOperand): MatmulOperand => {
+    if (gather) return { type, kMajor: gather.kMajor, width: gather.width, gather };
     const width = matrices && type === "f16" && pitch % 8 === 0 ? 8 : pitch % 4 === 0 ? 4 : 1;
     return { type, kMajor, width };
   };
-  const a = operand(shape.a, !shape.transposeA, shape.transposeA ? M : K);
-  const b = operand(shape.b, shape.transposeB, shape.transposeB ? K : N);
+  const a = operand(shape.a, !shape.transposeA, shape.transposeA ? M : K, gather?.a);
+  const b = operand(shape.b, shape.transposeB, shape.transposeB ? K : N, gather?.b);
   const long = M < N ? "n" : "m";
   const { splitK, t } = choose();
 
@@ -896,11 +1045,13 @@ export function chooseMatmul(shape: MatmulShape, device: MatmulDevice): MatmulCo
     a,
     b,
     c: shape.c,
-    wide: N % 4 === 0 && !short,
+    wide: N % 4 === 0 && !short && gather?.c?.wide !== false,
     bias: shape.bias ?? null,
     z: shape.z ?? null,
     activation: shape.activation ?? null,
     accumulate: shape.accumulate ?? false,
+    gather,
+    finish,
   };
 }
 
@@ -932,10 +1083,11 @@ export function matmulParams(config: MatmulConfig, shape: MatmulShape): MatmulPa
     splits: config.splitK,
     lda: config.a.kMajor ? K : M,
     ldb: config.b.kMajor ? K : N,
-    ldc: N,
+    ldc: (config.splitK === 1 && shape.gather?.c?.pitch) || N, // partial sums are a plain matrix
     strideA: shape.broadcastA ? 0 : M * K,
     strideB: shape.broadcastB ? 0 : K * N,
     strideC: M * N,
     chunk: Math.ceil(K / config.splitK / config.BK) * config.BK,
+    ...shape.gather?.params,
   };
 }

@@ -17,6 +17,8 @@ import { grid, type Kernel, kernel } from "./kernel.ts";
 import { directParams, directSource, directThreads } from "./matmul.direct.ts";
 import {
   chooseMatmul,
+  type Finish,
+  type Gather,
   type MatmulShape,
   matmulGrid,
   matmulParams,
@@ -48,7 +50,7 @@ function planOf(device: Device, shape: MatmulShape, key: string): Plan {
 }
 
 function makePlan(device: Device, shape: MatmulShape): Plan {
-  const { M, N, batch } = shape;
+  const { M, N, batch, gather } = shape;
   if (device.software) {
     const workgroups = grid(Math.ceil(directThreads(shape) / 64));
     return {
@@ -67,7 +69,7 @@ function makePlan(device: Device, shape: MatmulShape): Plan {
   const { splitK } = config;
   const reduce = {
     kernel: splitK > 1 ? kernelOf("matmul.splitK", splitKReduceSource(config)) : null,
-    params: { M, N, ldc: N, strideC: M * N, batch, splits: splitK },
+    params: { M, N, ldc: gather?.c?.pitch ?? N, strideC: M * N, batch, splits: splitK, ...gather?.params },
     workgroups: splitKReduceGrid(config, M, N, batch),
   };
   return {
@@ -79,14 +81,14 @@ function makePlan(device: Device, shape: MatmulShape): Plan {
   };
 }
 
-/** A number for each activation: a short key in place of its text. */
-const numbers = new WeakMap<Pointwise, number>();
+/** A number for each text that a caller brings along: a short key in its place. */
+const numbers = new WeakMap<Pointwise | Gather | Finish, number>();
 let count = 0;
 
-function numberOf(activation: Pointwise | null): number {
-  if (!activation) return 0;
-  let n = numbers.get(activation);
-  if (!n) numbers.set(activation, (n = ++count));
+function numberOf(text: Pointwise | Gather | Finish | null | undefined): number {
+  if (!text) return 0;
+  let n = numbers.get(text);
+  if (!n) numbers.set(text, (n = ++count));
   return n;
 }
 
@@ -114,45 +116,54 @@ export interface MatmulLaunch {
   /** Shape and dtype of C; the shape holds batch · M · N elements. */
   readonly shape: Shape;
   readonly dtype?: FloatType;
-  /** [N] */
+  /** [N]; with `gather.c` [batch, M] */
   readonly bias?: Tensor | null;
   readonly activation?: Pointwise | null;
   /** Also return what the activation was applied to. */
   readonly keepZ?: boolean;
   /** Add to this tensor instead of making one. */
   readonly into?: Tensor;
+  /** Write to this tensor instead of making one: a mapped C may fill a part of it. */
+  readonly out?: Tensor;
+  /** Operands, or a result, that are not stored as matrices. */
+  readonly gather?: Gather;
+  /** A last step of the epilogue, with its bindings and the values of its fields. */
+  readonly finish?: { text: Finish; bindings: Record<string, Tensor>; params: Record<string, number> } | null;
 }
 
 /** Launches C = act(op(A)·op(B) + bias), off the tape. The caller has checked the shapes. */
 export function matmulForward(a: Tensor, b: Tensor, launch: MatmulLaunch): { c: Tensor; z: Tensor | null } {
   const { M, N, K, batch = 1, transposeA = false, transposeB = false, broadcastA = false, broadcastB = false } = launch;
-  const { bias = null, activation = null, keepZ = false, into, shape: cShape } = launch;
+  const { bias = null, activation = null, keepZ = false, into, out = into, gather, finish, shape: cShape } = launch;
   const { device } = a;
   const compute = launch.compute ?? (a.dtype === "f16" && b.dtype === "f16" ? "f16" : "f32");
-  const dtype = (into?.dtype as FloatType | undefined) ?? launch.dtype ?? "f32";
+  const dtype = (out?.dtype as FloatType | undefined) ?? launch.dtype ?? "f32";
   const shape: MatmulShape = {
     ...{ M, N, K, batch, transposeA, transposeB, broadcastA, broadcastB, compute },
     ...{ a: a.dtype as FloatType, b: b.dtype as FloatType, c: dtype, activation, accumulate: into !== undefined },
     bias: (bias?.dtype as FloatType) ?? null,
     z: keepZ ? dtype : null,
+    gather,
+    finish: finish?.text,
   };
   const flags = `${+transposeA}${+transposeB}${+broadcastA}${+broadcastB}${+keepZ}${+shape.accumulate!}`;
-  const key = `${+device.software},${M},${N},${K},${batch},${flags},${a.dtype}${b.dtype}${dtype}${compute}${bias?.dtype},${numberOf(activation)}`;
+  const key = `${+device.software},${M},${N},${K},${batch},${flags},${a.dtype}${b.dtype}${dtype}${compute}${bias?.dtype},${numberOf(activation)},${numberOf(gather)},${numberOf(finish?.text)}`;
   const plan = planOf(device, shape, key);
-  const c = into ?? empty(cShape, { dtype, device });
+  const c = out ?? empty(cShape, { dtype, device });
   const z = keepZ ? empty(cShape, { dtype, device }) : null;
-  const { workgroups, params } = plan;
-  const outputs: Record<string, Tensor> = { ...(bias && { bias }), ...(z && { z }) };
+  const { workgroups } = plan;
+  const withFinish = (params: Plan["params"]) => (finish ? { ...params, ...finish.params } : params);
+  const outputs: Record<string, Tensor> = { ...(bias && { bias }), ...(z && { z }), ...finish?.bindings };
   if (plan.reduce) {
     const partial = empty([plan.splitK, batch, M, N], { device });
-    plan.kernel.run({ params, a, b, c: partial }, { workgroups });
+    plan.kernel.run({ params: withFinish(plan.params), a, b, c: partial }, { workgroups });
     plan.reduce.kernel.run(
-      { params: plan.reduce.params, partial, c, ...outputs },
+      { params: withFinish(plan.reduce.params), partial, c, ...outputs },
       { workgroups: plan.reduce.workgroups },
     );
     partial.dispose();
   } else {
-    plan.kernel.run({ params, a, b, c, ...outputs }, { workgroups });
+    plan.kernel.run({ params: withFinish(plan.params), a, b, c, ...outputs }, { workgroups });
   }
   return { c, z };
 }

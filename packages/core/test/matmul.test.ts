@@ -1,5 +1,5 @@
-import { autocast, matmul, type Shape, tensor } from "@kindling/core";
-import { fixtureErrors, layerErrors, randomValues, testDevice } from "@kindling/core/testing";
+import { autocast, type Gather, matmul, matmulForward, type Shape, tensor } from "@kindling/core";
+import { fixtureErrors, layerErrors, mixedError, poison, randomValues, testDevice } from "@kindling/core/testing";
 import { describe, expect, it } from "vitest";
 
 const hasF16 = (await testDevice()).features.has("shader-f16");
@@ -176,4 +176,122 @@ describe("matmul", () => {
     if (hasF16)
       expect(() => matmul(tensor([[1]], { dtype: "f16" }), x([1, 1]))).toThrow("matmul: a is f16 and b is f32");
   });
+});
+
+// Y[image, g] = W[g] · X[image, g] + bias[g] for all images at once: a column of the product is a pixel of an image.
+interface GatherCase {
+  groups: number;
+  images: number;
+  M: number;
+  K: number;
+  P: number;
+  /** W is stored as [groups, M, K], else as [groups, K, M]; X as [images, groups, P, K], else as [images, groups, K, P]. */
+  kMajorA: boolean;
+  kMajorB: boolean;
+  /** Elements that XLoad returns. */
+  widthA: 1 | 4;
+  widthB: 1 | 4;
+}
+
+function gatherOf({ groups, P, kMajorA, kMajorB, widthA, widthB }: GatherCase): Gather {
+  const read = (x: string, width: number): string => (width === 4 ? `${x}[(at + step) / 4]` : `${x}[at + step]`);
+  const T = (width: number): string => (width === 4 ? "vec4f" : "f32");
+  return {
+    fields: "P: u32, groups: u32",
+    params: { P, groups },
+    a: {
+      kMajor: kMajorA,
+      width: widthA,
+      vectors: widthA === 4,
+      source: `
+fn aAt(batch: u32, i: u32) -> u32 { return batch * params.M * params.K + i * ${kMajorA ? "params.K" : "1"}; }
+fn aStep(k: u32) -> u32 { return k * ${kMajorA ? "1" : "params.M"}; }
+fn aLoad(at: u32, step: u32) -> ${T(widthA)} { return ${read("a", widthA)}; }
+`,
+    },
+    b: {
+      kMajor: kMajorB,
+      width: widthB,
+      vectors: widthB === 4,
+      source: `
+fn bAt(batch: u32, i: u32) -> u32 {
+  return (i / params.P * params.groups + batch) * params.K * params.P + i % params.P * ${kMajorB ? "params.K" : "1"};
+}
+fn bStep(k: u32) -> u32 { return k * ${kMajorB ? "1" : "params.P"}; }
+fn bLoad(at: u32, step: u32) -> ${T(widthB)} { return ${read("b", widthB)}; }
+`,
+    },
+    c: {
+      pitch: P,
+      wide: P % 4 === 0,
+      source: `
+fn cAt(batch: u32, col: u32) -> u32 { return (col / params.P * params.groups + batch) * params.M * params.P + col % params.P; }
+`,
+    },
+  };
+}
+
+async function gatherError(c: GatherCase): Promise<number> {
+  const { groups, images, M, K, P, kMajorA, kMajorB } = c;
+  const [w, x, bias] = [
+    randomValues(groups * M * K, 1),
+    randomValues(images * groups * K * P, 2),
+    randomValues(groups * M),
+  ];
+  const exact = Float64Array.from({ length: images * groups * M * P }, (_, i) => {
+    const [p, m, g, image] = [
+      i % P,
+      Math.floor(i / P) % M,
+      Math.floor(i / P / M) % groups,
+      Math.floor(i / P / M / groups),
+    ];
+    let sum = bias[g * M + m]!;
+    for (let k = 0; k < K; k++) {
+      const at = g * M * K + (kMajorA ? m * K + k : k * M + m);
+      const bt = (image * groups + g) * K * P + (kMajorB ? p * K + k : k * P + p);
+      sum += w[at]! * x[bt]!;
+    }
+    return sum;
+  });
+  const memory = poison(await testDevice());
+  try {
+    const { c: y } = matmulForward(tensor(w), tensor(x), {
+      ...{ M, N: images * P, K, batch: groups, gather: gatherOf(c), bias: tensor(bias) },
+      shape: [images, groups, M, P],
+    });
+    const error = mixedError(await y.data(), exact);
+    await memory.check();
+    return error;
+  } finally {
+    memory.restore();
+  }
+}
+
+describe("gathered operands", () => {
+  it.each([
+    { groups: 1, images: 3, M: 5, K: 9, P: 7, kMajorA: true, kMajorB: false, widthA: 1, widthB: 1 },
+    { groups: 2, images: 2, M: 8, K: 12, P: 12, kMajorA: true, kMajorB: false, widthA: 4, widthB: 4 },
+    { groups: 3, images: 2, M: 7, K: 20, P: 5, kMajorA: false, kMajorB: true, widthA: 1, widthB: 4 },
+    { groups: 1, images: 2, M: 20, K: 67, P: 8, kMajorA: false, kMajorB: true, widthA: 4, widthB: 1 },
+  ] as GatherCase[])("are found by WGSL of the caller: %o", async (c) => {
+    expect(await gatherError(c)).toBeLessThan(1e-5);
+  });
+
+  it.each([
+    { groups: 2, images: 3, M: 33, K: 35, P: 49, kMajorA: true, kMajorB: false, widthA: 1, widthB: 1 },
+    { groups: 1, images: 2, M: 36, K: 256, P: 20, kMajorA: false, kMajorB: true, widthA: 4, widthB: 4 },
+  ] as GatherCase[])(
+    "in the kernels of real GPUs: %o",
+    async (c) => {
+      const device = await testDevice();
+      const { software } = device;
+      device.software = false;
+      try {
+        expect(await gatherError(c)).toBeLessThan(1e-5);
+      } finally {
+        device.software = software;
+      }
+    },
+    180_000,
+  );
 });

@@ -1,5 +1,5 @@
 import { gelu, geluTanh, relu } from "@kindling/activations";
-import { autocast, type Pointwise, type Shape, tensor } from "@kindling/core";
+import { autocast, manualSeed, type Pointwise, type Shape, tensor } from "@kindling/core";
 import {
   finiteDifferences,
   fixtureErrors,
@@ -131,6 +131,85 @@ describe("linear", () => {
     expect(() => linear(x, w, null, { activation: "gelu" as never })).toThrow(
       "linear: activation: expected { name, forward, backward }",
     );
+  });
+});
+
+describe("dropout", () => {
+  const [rows, inner] = [130, 64];
+
+  /** y and the gradients, without dropout or, drawn from seed 1, with it; dy is multiplied by `mask`. */
+  async function run(
+    out: number,
+    options: { dropout?: number; activation?: Pointwise | null },
+    mask?: Float32Array,
+  ): Promise<Record<"y" | "dx" | "dw" | "db", Float32Array>> {
+    const x = tensor(randomValues(rows * inner, 1), { shape: [rows, inner], requiresGrad: true });
+    const weight = tensor(randomValues(out * inner, 2), { shape: [out, inner], requiresGrad: true });
+    const bias = tensor(randomValues(out, 3), { requiresGrad: true });
+    manualSeed(1);
+    const y = linear(x, weight, bias, options);
+    const dy = randomValues(rows * out, 4).map((v, i) => v * (mask?.[i] ?? 1));
+    y.backward(tensor(dy, { shape: y.shape }));
+    const [values, dx, dw, db] = await Promise.all([y, x.grad!, weight.grad!, bias.grad!].map((t) => t.data()));
+    return { y: values, dx, dw, db } as Record<"y" | "dx" | "dw" | "db", Float32Array>;
+  }
+
+  /** Compares with a call without dropout whose y and dy are multiplied by the mask that y shows. */
+  async function check(out: number, p: number, activation: Pointwise | null): Promise<void> {
+    const [dropped, plain] = [await run(out, { activation, dropout: p }), await run(out, { activation })];
+    const mask = dropped.y.map((v) => (v === 0 ? 0 : 1 / (1 - p)));
+    const kept = mask.filter((m) => m > 0).length / mask.length;
+    expect(Math.abs(kept - (1 - p))).toBeLessThan(4 * Math.sqrt((p * (1 - p)) / mask.length));
+    const expected = await run(out, { activation }, mask);
+    expect(
+      mixedError(
+        dropped.y,
+        plain.y.map((v, i) => v * mask[i]!),
+      ),
+    ).toBeLessThan(1e-5);
+    for (const name of ["dx", "dw", "db"] as const) {
+      expect(mixedError(dropped[name], expected[name]), name).toBeLessThan(1e-5);
+    }
+  }
+
+  it.each([
+    { out: 36, p: 0.3, activation: null },
+    { out: 35, p: 0.5, activation: square },
+    { out: 64, p: 0.9, activation: gelu },
+  ])("drops the fraction $p of y, of dy the same, on → $out", ({ out, p, activation }) => check(out, p, activation));
+
+  it("rides in the kernels for real GPUs too", async () => {
+    const device = await testDevice();
+    const { software } = device;
+    device.software = false;
+    try {
+      await check(36, 0.3, square);
+    } finally {
+      device.software = software;
+    }
+  }, 180_000);
+
+  it("repeats with the seed, is nothing at 0 and leaves nothing at 1", async () => {
+    const [a, b, none, all] = [
+      await run(36, { dropout: 0.4 }),
+      await run(36, { dropout: 0.4 }),
+      await run(36, {}),
+      await run(36, { dropout: 1 }),
+    ];
+    expect(a).toEqual(b);
+    expect(await run(36, { dropout: 0 })).toEqual(none);
+    expect(Object.values(all).every((values) => values.every((v) => v === 0))).toBe(true);
+  });
+
+  it("acts while training, and names a probability that is none", async () => {
+    const layer = new Linear(4, 3, { dropout: 1 });
+    const x = tensor([[1, 2, 3, 4]]);
+    expect(await layer.forward(x).array()).toEqual([[0, 0, 0]]);
+    layer.eval();
+    expect(await layer.forward(x).array()).not.toEqual([[0, 0, 0]]);
+    expect(`${layer}`).toBe("Linear(inFeatures=4, outFeatures=3, bias=true, dropout=1)");
+    expect(() => new Linear(4, 3, { dropout: 2 })).toThrow("Linear: dropout is 2, expected a probability from 0 to 1");
+    expect(() => linear(x, layer.weight, null, { dropout: -1 })).toThrow("linear: dropout is -1");
   });
 });
 

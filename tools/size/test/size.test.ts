@@ -4,8 +4,8 @@ import { bundledSize } from "../size.ts";
 
 // kB = 1000 bytes. Packages without a limit are measured and printed.
 const layerLimit = 6_000;
-/** Layers that hold more than a layer's kernels: attention its tiled and its subgroup-matrix ones, losses ten functions. */
-const largeLayers: Record<string, number> = { attention: 10_500, losses: 7_500 };
+/** Layers that hold more than a layer's kernels: attention its tiled and its subgroup-matrix ones, losses eleven functions. */
+const largeLayers: Record<string, number> = { attention: 10_500, losses: 9_000 };
 /** What every layer brings along, and the matrix product, which bundlers drop where no layer uses it. */
 const MATMUL = "./matmul.ts";
 const coreLimit = 15_000;
