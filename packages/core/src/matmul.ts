@@ -12,6 +12,7 @@
 import { sumRows } from "./arithmetic.ts";
 import { autocastType } from "./autocast.ts";
 import { needsGrad, record } from "./autograd.ts";
+import { broadcast, repeatTo } from "./broadcast.ts";
 import type { Device } from "./device.ts";
 import { grid, type Kernel, kernel } from "./kernel.ts";
 import { directParams, directSource, directThreads } from "./matmul.direct.ts";
@@ -178,9 +179,9 @@ export interface MatmulOptions {
 }
 
 /**
- * `a · b` over the last two axes: a [..., M, K], b [..., K, N] → [..., M, N]. The leading axes are equal, or one operand has
- * none and serves all batches. A vector counts as one row on the left, one column on the right, as in torch.matmul. Under
- * autocast the operands are rounded to f16 and the result is f16.
+ * `a · b` over the last two axes: a [..., M, K], b [..., K, N] → [..., M, N]. The leading axes are equal, or broadcast as in
+ * torch.matmul; an operand without any serves all batches without being repeated. A vector counts as one row on the left, one
+ * column on the right. Under autocast the operands are rounded to f16 and the result is f16.
  */
 export function matmul(
   a: Tensor,
@@ -209,7 +210,9 @@ export function matmul(
   if (K !== inner) throw new Error(`matmul: ${shapes} share no inner dimension: ${K} and ${inner}`);
   const [leadA, leadB] = [a.shape.slice(0, -2), b.shape.slice(0, -2)];
   if (leadA.join() !== leadB.join() && leadA.length > 0 && leadB.length > 0) {
-    throw new Error(`matmul: ${shapes} have different leading axes; expected equal ones, or none on one side`);
+    const lead = broadcast(leadA, leadB);
+    if (!lead) throw new Error(`matmul: ${shapes} have leading axes that do not broadcast: [${leadA}] and [${leadB}]`);
+    return matmul(repeatTo(a, lead, 2), repeatTo(b, lead, 2), { transposeA, transposeB, bias });
   }
   if (bias && (bias.shape.length !== 1 || bias.size !== N))
     throw new Error(`matmul: bias has shape [${bias.shape}], expected [${N}]`);

@@ -167,10 +167,55 @@ describe("matmul", () => {
     expect(await matmul(tensor([1, 2]), tensor([3, 4])).array()).toBe(11);
   });
 
+  it.each<[lead: Shape, Shape, Shape]>([
+    [
+      [2, 1],
+      [1, 3],
+      [2, 3],
+    ],
+    [[2, 1], [3], [2, 3]],
+    [[3], [2, 1, 3], [2, 1, 3]],
+  ])("broadcasts the leading axes [%s] and [%s] as torch.matmul does", async (leadA, leadB, lead) => {
+    const [M, K, N] = [3, 5, 4];
+    // where an element of the result comes from, by the row-major number of its leading axes
+    const batchOf = (own: Shape, batch: number): number => {
+      let at = 0;
+      let rest = batch;
+      let stride = 1;
+      for (let i = 1; i <= lead.length; i++) {
+        at += (own.at(-i) ?? 1) > 1 ? (rest % lead.at(-i)!) * stride : 0;
+        rest = Math.floor(rest / lead.at(-i)!);
+        stride *= own.at(-i) ?? 1;
+      }
+      return at;
+    };
+    const errors = await layerErrors({
+      inputs: [
+        [...leadA, M, K],
+        [...leadB, K, N],
+      ],
+      run: (a, b) => matmul(a!, b!),
+      reference: ([a, b], dc) => {
+        const [y, da, db] = [dc, a!, b!].map(({ length }) => new Float64Array(length)) as Float64Array[];
+        for (let e = 0; e < dc.length; e++) {
+          const [batch, m, n] = [Math.floor(e / (M * N)), Math.floor(e / N) % M, e % N];
+          for (let k = 0; k < K; k++) {
+            const [i, j] = [(batchOf(leadA, batch) * M + m) * K + k, (batchOf(leadB, batch) * K + k) * N + n];
+            y![e]! += a![i]! * b![j]!;
+            da![i]! += dc[e]! * b![j]!;
+            db![j]! += dc[e]! * a![i]!;
+          }
+        }
+        return { y: y!, grads: [da!, db!] };
+      },
+    });
+    expect(Math.max(...errors)).toBeLessThan(1e-5);
+  });
+
   it("names what is wrong with its operands", () => {
     const x = (shape: Shape) => tensor(new Float32Array(shape.reduce((n, d) => n * d, 1)), { shape });
     expect(() => matmul(x([2, 3]), x([4, 5]))).toThrow("matmul: a [2,3] and b [4,5] share no inner dimension: 3 and 4");
-    expect(() => matmul(x([2, 2, 3]), x([3, 3, 5]))).toThrow("different leading axes");
+    expect(() => matmul(x([2, 2, 3]), x([3, 3, 5]))).toThrow("leading axes that do not broadcast: [2] and [3]");
     expect(() => matmul(x([2, 3]), x([3, 5]), { bias: x([4]) })).toThrow("matmul: bias has shape [4], expected [5]");
     expect(() => matmul(tensor([[1]], { dtype: "i32" }), x([1, 1]))).toThrow("matmul: a is i32, expected f32 or f16");
     if (hasF16)
