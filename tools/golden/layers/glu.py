@@ -26,5 +26,8 @@ def cases():
         yield glu([3, 66], -1, activation)
         yield glu([2, 6, 17], 1, activation)
         yield glu([3, 34], -1, activation, "f16")
+        yield glu([3, 72], -1, activation)
     yield glu([2], 0, "sigmoid")
     yield glu([4, 3], 0, "sigmoid")
+    yield glu([2, 6, 4], -2, "sigmoid")
+    yield glu([2, 3, 2, 8], 3, "silu", "f16")
