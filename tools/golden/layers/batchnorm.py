@@ -34,7 +34,7 @@ def batch_norm(shape, training=True, affine=True, track=True, residual=False, ep
 
 def cases():
     for training in True, False:
-        for shape in [67, 3], [2, 3, 67], [3, 5, 2, 3], [2, 3, 2, 3, 5], [2, 1]:
+        for shape in [67, 3], [2, 3, 67], [3, 5, 2, 3], [2, 3, 2, 3, 5], [3, 5, 4, 6], [2, 1]:
             yield batch_norm(shape, training)
         yield batch_norm([3, 5, 7], training, affine=False)
         yield batch_norm([3, 5, 7], training, eps=0.1, momentum=0.3)
