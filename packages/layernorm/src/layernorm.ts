@@ -1,9 +1,11 @@
 /**
- * LayerNorm: normalization over the last axes (Ba et al. 2016, arXiv:1607.06450). Matches torch.nn.LayerNorm.
+ * LayerNorm: normalization over the last axes (Ba et al. 2016, arXiv:1607.06450), with an optional residual that is added
+ * first. Matches torch.nn.LayerNorm.
  *
- *   y  = x̂ · w + b                             x̂ = (x − mean) · rstd,  rstd = 1 / sqrt(var + eps), var biased
- *   dx = rstd · (g − mean(g) − x̂ · mean(g·x̂))   g = dy · w
- *   dw = Σ_rows dy · x̂                          db = Σ_rows dy
+ *   s  = x + residual                                        s = x without one
+ *   y  = ŝ · w + b                                           ŝ = (s − mean) · rstd,  rstd = 1 / sqrt(var + eps), var biased
+ *   ds = rstd · (g − mean(g) − ŝ · mean(g·ŝ)) + dsum         g = dy · w; ds is the gradient of x and of residual
+ *   dw = Σ_rows dy · ŝ                                       db = Σ_rows dy
  *
  * x is read as (rows, cols), row-major: cols is the product of the normalized shape. Statistics are f32 for any dtype; the
  * variance is a second pass over the row's deviations from its mean, so a large mean costs no precision.
@@ -41,30 +43,72 @@ const lanes = {
 type Lanes = keyof typeof lanes;
 type Element = "vec4<f32>" | "vec4<f16>" | "f32" | "f16";
 
-/** Sum of `v` over the W threads of a row, returned to each of them. The workgroup's 256 threads hold 256 / W rows. */
+/**
+ * Sum of `v` over the W threads of a row, returned to each of them. The workgroup's 256 threads hold 256 / W rows. Two
+ * levels of at most 16 terms: two barriers, where a tree would take sixteen. V is f32, or vec2f for two sums.
+ */
 const rowSum = /* wgsl */ `
-var<workgroup> partials: array<f32, 256>;
+var<workgroup> terms: array<V, 256>;
+var<workgroup> sums: array<V, 64>;
 
-fn rowSum(lane: u32, v: f32) -> f32 {
-  partials[lane] = v;
-  for (var half = W / 2; half > 0; half /= 2) {
-    workgroupBarrier();
-    if (lane % W < half) { partials[lane] += partials[lane + half]; }
+fn rowSum(lane: u32, v: V) -> V {
+  let width = min(W / 4, 16u);
+  let slot = lane / W * width;
+  terms[lane] = v;
+  workgroupBarrier();
+  if (lane % W < width) {
+    var sum = V();
+    for (var i = 0u; i < W / width; i++) { sum += terms[lane + i * width]; }
+    sums[slot + lane % W] = sum;
   }
   workgroupBarrier();
-  let sum = partials[lane / W * W];
-  workgroupBarrier();
+  var sum = V();
+  for (var i = 0u; i < width; i++) { sum += sums[slot + i]; }
   return sum;
 }`;
 
-/** W threads for a row. Mean and rstd are stored: two floats a row spare backward the reductions. */
-const forwardKernel = variants((X: Element, Y: Element, P: Element, L: Lanes) =>
-  kernel(
-    `layerNorm.forward.${X}.${Y}`,
-    /* wgsl */ `
-override W: u32 = 64;
+/**
+ * Count, mean and Σ (v − mean)² of the W threads of a row, merged (Chan et al. 1979): one reduction gives mean and variance,
+ * and neither a large mean nor an outlier costs precision.
+ */
+const rowMoments = /* wgsl */ `
+var<workgroup> terms: array<vec3f, 256>;
+var<workgroup> sums: array<vec3f, 64>;
+
+fn rowMoments(lane: u32, own: vec3f) -> vec3f {
+  let width = min(W / 4, 16u);
+  let slot = lane / W * width;
+  terms[lane] = own;
+  workgroupBarrier();
+  if (lane % W < width) {
+    var all = vec3f();
+    for (var i = 0u; i < W / width; i++) { let t = terms[lane + i * width]; all += vec3f(t.x, t.x * t.y, t.z); }
+    let mean = all.y / max(all.x, 1);
+    for (var i = 0u; i < W / width; i++) { let t = terms[lane + i * width]; all.z += t.x * (t.y - mean) * (t.y - mean); }
+    sums[slot + lane % W] = vec3f(all.x, mean, all.z);
+  }
+  workgroupBarrier();
+  var all = vec3f();
+  for (var i = 0u; i < width; i++) { let t = sums[slot + i]; all += vec3f(t.x, t.x * t.y, t.z); }
+  let mean = all.y / all.x;
+  for (var i = 0u; i < width; i++) { let t = sums[slot + i]; all.z += t.x * (t.y - mean) * (t.y - mean); }
+  return vec3f(all.x, mean, all.z);
+}`;
+
+/**
+ * W threads for a row, each with K vectors of it in registers at a time; a row longer than K · W vectors is read again for
+ * the variance and for y. Mean and rstd are stored: two floats a row spare backward the reductions. R is the residual's
+ * element, S the sum's.
+ */
+const forwardKernel = variants(
+  (X: Element, R: Element | "none", S: Element, Y: Element, P: Element, L: Lanes, K: number) =>
+    kernel<string>(
+      `layerNorm.forward.${X}.${R}.${Y}.${K}`,
+      /* wgsl */ `
+override W: u32 = 256;
+const K = ${K}u;
 ${lanes[L]}
-${rowSum}
+${rowMoments}
 
 struct Params { rows: u32, cols: u32, vectors: u32, eps: f32, affine: u32 }
 
@@ -74,54 +118,17 @@ struct Params { rows: u32, cols: u32, vectors: u32, eps: f32, affine: u32 }
 @group(0) @binding(3) var<storage, read> bias: array<${P}>;
 @group(0) @binding(4) var<storage, read_write> y: array<${Y}>;
 @group(0) @binding(5) var<storage, read_write> stats: array<vec2f>;
+${
+  R === "none"
+    ? /* wgsl */ `
+fn load(i: u32) -> F { return F(x[i]); }
+fn keep(i: u32, s: F) {}`
+    : /* wgsl */ `
+@group(0) @binding(6) var<storage, read> residual: array<${R}>;
+@group(0) @binding(7) var<storage, read_write> sum: array<${S}>;
 
-@compute @workgroup_size(256)
-fn main(@builtin(workgroup_id) wg: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {
-  let row = (wg.x + wg.y * groups.x) * (256 / W) + lane / W;
-  let inside = row < params.rows;
-  let base = min(row, params.rows - 1) * params.vectors;
-
-  var sum = F();
-  for (var c = lane % W; c < params.vectors; c += W) { sum += F(x[base + c]); }
-  let mean = rowSum(lane, total(sum)) / f32(params.cols);
-
-  var squares = F();
-  for (var c = lane % W; c < params.vectors; c += W) { let d = F(x[base + c]) - mean; squares += d * d; }
-  let rstd = inverseSqrt(rowSum(lane, total(squares)) / f32(params.cols) + params.eps);
-
-  if (!inside) { return; }
-  for (var c = lane % W; c < params.vectors; c += W) {
-    var v = (F(x[base + c]) - mean) * rstd;
-    if ((params.affine & 1) != 0) { v *= F(weight[c]); }
-    if ((params.affine & 2) != 0) { v += F(bias[c]); }
-    y[base + c] = ${Y}(v);
-  }
-  if (lane % W == 0) { stats[row] = vec2f(mean, rstd); }
-}`,
-  ),
-);
-
-/** W threads for a row. */
-const inputGradKernel = variants((X: Element, Y: Element, P: Element, L: Lanes) =>
-  kernel(
-    `layerNorm.inputGrad.${X}.${Y}`,
-    /* wgsl */ `
-override W: u32 = 64;
-${lanes[L]}
-${rowSum}
-
-struct Params { rows: u32, cols: u32, vectors: u32, affine: u32 }
-
-@group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> x: array<${X}>;
-@group(0) @binding(2) var<storage, read> dy: array<${Y}>;
-@group(0) @binding(3) var<storage, read> weight: array<${P}>;
-@group(0) @binding(4) var<storage, read> stats: array<vec2f>;
-@group(0) @binding(5) var<storage, read_write> dx: array<${X}>;
-
-fn weighted(i: u32, c: u32) -> F {
-  if ((params.affine & 1) != 0) { return F(dy[i]) * F(weight[c]); }
-  return F(dy[i]);
+fn load(i: u32) -> F { return F(${S}(F(x[i]) + F(residual[i]))); }
+fn keep(i: u32, s: F) { sum[i] = ${S}(s); }`
 }
 
 @compute @workgroup_size(256)
@@ -129,109 +136,279 @@ fn main(@builtin(workgroup_id) wg: vec3u, @builtin(num_workgroups) groups: vec3u
   let row = (wg.x + wg.y * groups.x) * (256 / W) + lane / W;
   let inside = row < params.rows;
   let base = min(row, params.rows - 1) * params.vectors;
-  let mean = stats[min(row, params.rows - 1)].x;
-  let rstd = stats[min(row, params.rows - 1)].y;
+  let last = params.vectors - 1;
+  let long = params.vectors > K * W;
 
-  var sum = F();
-  var product = F();
-  for (var c = lane % W; c < params.vectors; c += W) {
-    let g = weighted(base + c, c);
-    sum += g;
-    product += g * (F(x[base + c]) - mean) * rstd;
+  var held: array<F, K>;
+  var sum1 = F();
+  for (var start = lane % W; start <= last; start += K * W) {
+    // A load beyond the end repeats the last vector: without branches all K are under way at once.
+    for (var k = 0u; k < K; k++) { held[k] = load(base + min(start + k * W, last)); }
+    for (var k = 0u; k < K; k++) {
+      if (start + k * W <= last) {
+        sum1 += held[k];
+        if (inside) { keep(base + start + k * W, held[k]); }
+      }
+    }
   }
-  let meanG = rowSum(lane, total(sum)) / f32(params.cols);
-  let meanGX = rowSum(lane, total(product)) / f32(params.cols);
+  let count = f32((params.vectors + W - 1 - lane % W) / W) * f32(params.cols) / f32(params.vectors);
+  let own = total(sum1) / max(count, 1);
+
+  var squares = F();
+  for (var start = lane % W; start <= last; start += K * W) {
+    if (long) {
+      for (var k = 0u; k < K; k++) { held[k] = load(base + min(start + k * W, last)); }
+    }
+    for (var k = 0u; k < K; k++) {
+      let d = held[k] - own;
+      squares += select(F(), d * d, start + k * W <= last);
+    }
+  }
+  let all = rowMoments(lane, vec3f(count, own, total(squares)));
+  let mean = all.y;
+  let rstd = inverseSqrt(all.z / f32(params.cols) + params.eps);
 
   if (!inside) { return; }
-  for (var c = lane % W; c < params.vectors; c += W) {
-    let xhat = (F(x[base + c]) - mean) * rstd;
-    dx[base + c] = ${X}(rstd * (weighted(base + c, c) - meanG - xhat * meanGX));
+  for (var start = lane % W; start <= last; start += K * W) {
+    if (long) {
+      for (var k = 0u; k < K; k++) { held[k] = load(base + min(start + k * W, last)); }
+    }
+    for (var k = 0u; k < K; k++) {
+      let c = min(start + k * W, last);
+      held[k] = (held[k] - mean) * rstd;
+      if ((params.affine & 1) != 0) { held[k] *= F(weight[c]); }
+      if ((params.affine & 2) != 0) { held[k] += F(bias[c]); }
+    }
+    for (var k = 0u; k < K; k++) {
+      if (start + k * W <= last) { y[base + start + k * W] = ${Y}(held[k]); }
+    }
+  }
+  if (lane % W == 0) { stats[row] = vec2f(mean, rstd); }
+}`,
+    ),
+);
+
+/**
+ * Workgroups walk over the rows, 256 / W at a time, with a row of s and dy in registers: both are read once, for ds and for
+ * dw and db. A thread keeps its columns, so it adds up dy · ŝ and dy of all its rows in registers too; what a workgroup has
+ * at the end is a row of `partial`, dw before db. Rows of at most K · W vectors.
+ */
+const gradKernel = variants((S: Element, Y: Element, P: Element, L: Lanes, K: number) =>
+  kernel<string>(
+    `layerNorm.grad.${S}.${Y}.${K}`,
+    /* wgsl */ `
+override W: u32 = 256;
+const K = ${K}u;
+alias V = vec2f;
+${lanes[L]}
+${rowSum}
+
+struct Params { rows: u32, cols: u32, vectors: u32, pitch: u32, weighted: u32, summed: u32 }
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> s: array<${S}>;
+@group(0) @binding(2) var<storage, read> dy: array<${Y}>;
+@group(0) @binding(3) var<storage, read> dsum: array<${S}>;
+@group(0) @binding(4) var<storage, read> weight: array<${P}>;
+@group(0) @binding(5) var<storage, read> stats: array<vec2f>;
+@group(0) @binding(6) var<storage, read_write> ds: array<${S}>;
+@group(0) @binding(7) var<storage, read_write> partial: array<${L === "vec4" ? "vec4<f32>" : "f32"}>;
+
+var<workgroup> columns: array<array<F, 2>, 256>;
+
+@compute @workgroup_size(256)
+fn main(@builtin(workgroup_id) wg: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {
+  let first = lane % W;
+  let last = params.vectors - 1;
+  var shat: array<F, K>;
+  var g: array<F, K>;
+  var dw: array<F, K>;
+  var db: array<F, K>;
+  for (var start = wg.x * (256 / W); start < params.rows; start += groups.x * (256 / W)) {
+    let inside = start + lane / W < params.rows;
+    let row = min(start + lane / W, params.rows - 1);
+    let base = row * params.vectors;
+    for (var k = 0u; k < K; k++) {
+      let i = base + min(first + k * W, last);
+      shat[k] = F(s[i]);
+      g[k] = F(dy[i]);
+    }
+    let mean = stats[row].x;
+    let rstd = stats[row].y;
+    for (var k = 0u; k < K; k++) {
+      shat[k] = (shat[k] - mean) * rstd;
+      dw[k] += select(F(), g[k] * shat[k], inside);
+      db[k] += select(F(), g[k], inside);
+    }
+    if (params.weighted != 0) {
+      for (var k = 0u; k < K; k++) { g[k] *= F(weight[min(first + k * W, last)]); }
+    }
+    var sum = F();
+    var product = F();
+    for (var k = 0u; k < K; k++) {
+      let live = first + k * W <= last;
+      sum += select(F(), g[k], live);
+      product += select(F(), g[k] * shat[k], live);
+    }
+    let means = rowSum(lane, vec2f(total(sum), total(product))) / f32(params.cols);
+    for (var k = 0u; k < K; k++) { g[k] = rstd * (g[k] - means.x - shat[k] * means.y); }
+    if (params.summed != 0) {
+      for (var k = 0u; k < K; k++) { g[k] += F(dsum[base + min(first + k * W, last)]); }
+    }
+    for (var k = 0u; k < K; k++) {
+      if (inside && first + k * W <= last) { ds[base + first + k * W] = ${S}(g[k]); }
+    }
+  }
+  for (var k = 0u; k < K; k++) {
+    columns[lane] = array(dw[k], db[k]);
+    workgroupBarrier();
+    if (lane < W && first + k * W <= last) {
+      let at = 2 * wg.x * params.pitch + first + k * W;
+      var sum = columns[lane];
+      for (var i = lane + W; i < 256; i += W) {
+        sum[0] += columns[i][0];
+        sum[1] += columns[i][1];
+      }
+      partial[at] = sum[0];
+      partial[at + params.pitch] = sum[1];
+    }
+    workgroupBarrier();
+  }
+}`,
+  ),
+);
+
+/** For rows that registers do not hold: mean(g) and mean(g·ŝ) of a row per workgroup. */
+const meanKernel = variants((S: Element, Y: Element, P: Element, L: Lanes) =>
+  kernel<string>(
+    `layerNorm.mean.${S}.${Y}`,
+    /* wgsl */ `
+const W = 256u;
+alias V = vec2f;
+${lanes[L]}
+${rowSum}
+
+struct Params { rows: u32, cols: u32, vectors: u32, weighted: u32 }
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> s: array<${S}>;
+@group(0) @binding(2) var<storage, read> dy: array<${Y}>;
+@group(0) @binding(3) var<storage, read> weight: array<${P}>;
+@group(0) @binding(4) var<storage, read> stats: array<vec2f>;
+@group(0) @binding(5) var<storage, read_write> means: array<vec2f>;
+
+@compute @workgroup_size(256)
+fn main(@builtin(workgroup_id) wg: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {
+  let row = wg.x + wg.y * groups.x;
+  if (row >= params.rows) { return; }
+  let mean = stats[row].x;
+  let rstd = stats[row].y;
+  var sum = F();
+  var product = F();
+  for (var c = lane; c < params.vectors; c += 256) {
+    var g = F(dy[row * params.vectors + c]);
+    if (params.weighted != 0) { g *= F(weight[c]); }
+    sum += g;
+    product += g * (F(s[row * params.vectors + c]) - mean);
+  }
+  let result = rowSum(lane, vec2f(total(sum), total(product) * rstd)) / f32(params.cols);
+  if (lane == 0) { means[row] = result; }
+}`,
+  ),
+);
+
+/** For such rows: ds, and dw and db of a chunk of rows. A workgroup has 32 columns, 8 rows at a time. */
+const longGradKernel = variants((S: Element, Y: Element, P: Element, L: Lanes) =>
+  kernel<string>(
+    `layerNorm.longGrad.${S}.${Y}`,
+    /* wgsl */ `
+${lanes[L]}
+
+struct Params { rows: u32, vectors: u32, tiles: u32, chunk: u32, pitch: u32, weighted: u32, summed: u32 }
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> s: array<${S}>;
+@group(0) @binding(2) var<storage, read> dy: array<${Y}>;
+@group(0) @binding(3) var<storage, read> dsum: array<${S}>;
+@group(0) @binding(4) var<storage, read> weight: array<${P}>;
+@group(0) @binding(5) var<storage, read> stats: array<vec2f>;
+@group(0) @binding(6) var<storage, read> means: array<vec2f>;
+@group(0) @binding(7) var<storage, read_write> ds: array<${S}>;
+@group(0) @binding(8) var<storage, read_write> partial: array<${L === "vec4" ? "vec4<f32>" : "f32"}>;
+
+var<workgroup> columns: array<array<array<F, 2>, 32>, 8>;
+
+@compute @workgroup_size(32, 8)
+fn main(@builtin(workgroup_id) wg: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_id) lane: vec3u) {
+  let tile = wg.x + wg.y * groups.x;
+  let chunk = tile / params.tiles;
+  let c = tile % params.tiles * 32 + lane.x;
+  let end = min((chunk + 1) * params.chunk, params.rows);
+  var dw = F();
+  var db = F();
+  if (c < params.vectors) {
+    var w = F() + 1;
+    if (params.weighted != 0) { w = F(weight[c]); }
+    for (var row = chunk * params.chunk + lane.y; row < end; row += 8) {
+      let i = row * params.vectors + c;
+      let shat = (F(s[i]) - stats[row].x) * stats[row].y;
+      let g = F(dy[i]);
+      dw += g * shat;
+      db += g;
+      var d = stats[row].y * (g * w - means[row].x - shat * means[row].y);
+      if (params.summed != 0) { d += F(dsum[i]); }
+      ds[i] = ${S}(d);
+    }
+  }
+  columns[lane.y][lane.x] = array(dw, db);
+  workgroupBarrier();
+  if (lane.y == 0 && c < params.vectors && chunk * params.chunk < params.rows) {
+    for (var i = 1u; i < 8; i++) {
+      dw += columns[i][lane.x][0];
+      db += columns[i][lane.x][1];
+    }
+    let at = 2 * chunk * params.pitch + c;
+    partial[at] = dw;
+    partial[at + params.pitch] = db;
   }
 }`,
   ),
 );
 
 /**
- * A thread walks down one column of its chunk of the rows: reads coalesce across threads, and without atomics the sum is
- * the same each time. A row of `partial` holds the sums for w, then those for b.
+ * Adds up the rows of `partial`, in order: 8 columns of 4 elements for a workgroup, 32 rows at a time. The first `tiles`
+ * workgroups make dw, the others db.
  */
-const weightGradKernel = variants((X: Element, Y: Element, S: "vec4<f32>" | "f32", L: Lanes) =>
-  kernel(
-    `layerNorm.weightGrad.${X}.${Y}`,
+const sumKernel = variants((T: FloatType) =>
+  kernel<string>(
+    `layerNorm.sum.${T}`,
     /* wgsl */ `
-${lanes[L]}
-
-struct Params { rows: u32, vectors: u32, chunk: u32 }
+struct Params { rows: u32, vectors: u32, tiles: u32 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> x: array<${X}>;
-@group(0) @binding(2) var<storage, read> dy: array<${Y}>;
-@group(0) @binding(3) var<storage, read> stats: array<vec2f>;
-@group(0) @binding(4) var<storage, read_write> partial: array<${S}>;
+@group(0) @binding(1) var<storage, read> partial: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read_write> dw: array<vec4<${T}>>;
+@group(0) @binding(3) var<storage, read_write> db: array<vec4<${T}>>;
 
-var<workgroup> sums: array<array<F, 64>, 8>;
+var<workgroup> columns: array<array<vec4f, 8>, 32>;
 
-@compute @workgroup_size(32, 8)
-fn main(@builtin(workgroup_id) wg: vec3u, @builtin(local_invocation_id) lane: vec3u) {
-  let c = wg.x * 32 + lane.x;
-  let end = min((wg.y + 1) * params.chunk, params.rows);
-  var dw = F();
-  var db = F();
-  if (c < params.vectors) {
-    for (var row = wg.y * params.chunk + lane.y; row < end; row += 8) {
-      let g = F(dy[row * params.vectors + c]);
-      dw += g * (F(x[row * params.vectors + c]) - stats[row].x) * stats[row].y;
-      db += g;
-    }
+@compute @workgroup_size(8, 32)
+fn main(@builtin(workgroup_id) wg: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_id) lane: vec3u) {
+  let tile = wg.x + wg.y * groups.x;
+  let which = tile / params.tiles;
+  let c = tile % params.tiles * 8 + lane.x;
+  var sum = vec4f();
+  if (c < params.vectors && which < 2) {
+    for (var row = lane.y; row < params.rows; row += 32) { sum += partial[(2 * row + which) * params.vectors + c]; }
   }
-  sums[lane.y][lane.x] = dw;
-  sums[lane.y][lane.x + 32] = db;
-  for (var half = 4u; half > 0; half /= 2) {
+  columns[lane.y][lane.x] = sum;
+  for (var half = 16u; half > 0; half /= 2) {
     workgroupBarrier();
-    if (lane.y < half) {
-      sums[lane.y][lane.x] += sums[lane.y + half][lane.x];
-      sums[lane.y][lane.x + 32] += sums[lane.y + half][lane.x + 32];
-    }
+    if (lane.y < half) { columns[lane.y][lane.x] += columns[lane.y + half][lane.x]; }
   }
   if (lane.y == 0 && c < params.vectors) {
-    let at = wg.y * 2 * params.vectors + c;
-    partial[at] = sums[0][lane.x];
-    partial[at + params.vectors] = sums[0][lane.x + 32];
-  }
-}`,
-  ),
-);
-
-/** Adds up the chunks, in order: the workgroups of row 0 for dw, those of row 1 for db. */
-const weightGradSumKernel = variants((V: "vec4<f32>" | "f32", L: Lanes) =>
-  kernel(
-    "layerNorm.weightGradSum",
-    /* wgsl */ `
-${lanes[L]}
-
-struct Params { vectors: u32, chunks: u32 }
-
-@group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> partial: array<${V}>;
-@group(0) @binding(2) var<storage, read_write> dw: array<${V}>;
-@group(0) @binding(3) var<storage, read_write> db: array<${V}>;
-
-var<workgroup> sums: array<array<F, 32>, 8>;
-
-@compute @workgroup_size(32, 8)
-fn main(@builtin(workgroup_id) wg: vec3u, @builtin(local_invocation_id) lane: vec3u) {
-  let c = wg.x * 32 + lane.x;
-  var sum = F();
-  if (c < params.vectors) {
-    for (var chunk = lane.y; chunk < params.chunks; chunk += 8) { sum += partial[(2 * chunk + wg.y) * params.vectors + c]; }
-  }
-  sums[lane.y][lane.x] = sum;
-  for (var half = 4u; half > 0; half /= 2) {
-    workgroupBarrier();
-    if (lane.y < half) { sums[lane.y][lane.x] += sums[lane.y + half][lane.x]; }
-  }
-  if (lane.y == 0 && c < params.vectors) {
-    if (wg.y == 0) { dw[c] = sums[0][lane.x]; } else { db[c] = sums[0][lane.x]; }
+    if (which == 0) { dw[c] = vec4<${T}>(columns[0][lane.x]); }
+    if (which == 1) { db[c] = vec4<${T}>(columns[0][lane.x]); }
   }
 }`,
   ),
@@ -245,72 +422,103 @@ interface Layout {
   readonly L: Lanes;
   /** A row in units of what a thread loads. */
   readonly vectors: number;
-  /** Threads for a row: enough that each has a few vectors, few enough that none idles on short rows. */
+  /** Threads for a row. */
   readonly W: number;
+  /** Vectors of a row that a thread holds: at most 4 while more threads help, at most 8 else. */
+  readonly K: number;
+  /** Whether they are the whole row. */
+  readonly fits: boolean;
 }
 
 function layoutOf(x: Tensor, cols: number): Layout {
   const L = cols % 4 === 0 ? "vec4" : "scalar";
   const vectors = L === "vec4" ? cols / 4 : cols;
-  const W = vectors <= 32 ? 32 : vectors <= 128 ? 64 : vectors <= 512 ? 128 : 256;
-  return { rows: x.size / cols, cols, L, vectors, W };
+  // A software GPU compiles unrolled loops for seconds: it gets the same kernels with few threads and one vector for each.
+  const [most, limit, widest] = x.device.software ? [1, 1, 32] : [4, 8, 256];
+  let W = 8;
+  while (W < widest && W * most < vectors) W *= 2;
+  const K = Math.min(Math.ceil(vectors / W), limit);
+  return { rows: x.size / cols, cols, L, vectors, W, K, fits: vectors <= K * W };
 }
 
 const elementOf = ({ dtype }: Tensor, L: Lanes): Element =>
   L === "vec4" ? `vec4<${dtype as FloatType}>` : (dtype as FloatType);
 
-/** Workgroups of 256 threads, which hold 256 / W rows each. */
-const rowGroups = ({ rows, W }: Layout): [number, number] => grid(Math.ceil(rows / (256 / W)));
-
 export function layerNormForward(
   x: Tensor,
   cols: number,
-  { weight, bias, eps, dtype }: { weight: Tensor | null; bias: Tensor | null; eps: number; dtype: FloatType },
-): { y: Tensor; stats: Tensor } {
-  const layout = layoutOf(x, cols);
-  const { rows, vectors, W, L } = layout;
-  const y = emptyLike(x, { dtype });
+  {
+    weight,
+    bias,
+    eps,
+    residual,
+    dtype,
+  }: { weight: Tensor | null; bias: Tensor | null; eps: number; residual: Tensor | null; dtype: FloatType | null },
+): { y: Tensor; sum: Tensor; stats: Tensor } {
+  const { rows, vectors, W, K, L } = layoutOf(x, cols);
+  const sum = residual ? emptyLike(x, { dtype: x.dtype === residual.dtype ? x.dtype : "f32" }) : x;
+  const y = emptyLike(x, { dtype: dtype ?? sum.dtype });
   const stats = empty([rows, 2], { device: x.device });
   const params = { rows, cols, vectors, eps, affine: (weight ? 1 : 0) + (bias ? 2 : 0) };
   const w = weight ?? bias ?? x; // a binding that the flags say not to read
-  forwardKernel(elementOf(x, L), elementOf(y, L), elementOf(w, L), L).run(
-    { params, x, weight: w, bias: bias ?? w, y, stats },
-    { workgroups: rowGroups(layout), constants: { W } },
+  const R = residual ? elementOf(residual, L) : "none";
+  forwardKernel(elementOf(x, L), R, elementOf(sum, L), elementOf(y, L), elementOf(w, L), L, K).run(
+    { params, x, weight: w, bias: bias ?? w, y, stats, residual: residual ?? x, sum },
+    { workgroups: grid(Math.ceil(rows / (256 / W))), constants: { W } },
   );
-  return { y, stats };
+  return { y, sum, stats };
 }
 
-export function layerNormInputGrad(dy: Tensor, x: Tensor, cols: number, weight: Tensor | null, stats: Tensor): Tensor {
-  const layout = layoutOf(x, cols);
-  const { rows, vectors, W, L } = layout;
-  const dx = emptyLike(x);
-  const w = weight ?? x;
-  inputGradKernel(elementOf(x, L), elementOf(dy, L), elementOf(w, L), L).run(
-    { params: { rows, cols, vectors, affine: weight ? 1 : 0 }, x, dy, weight: w, stats, dx },
-    { workgroups: rowGroups(layout), constants: { W } },
-  );
-  return dx;
-}
-
-/** dw and db, f32, of the normalized shape. */
-export function layerNormWeightGrad(dy: Tensor, x: Tensor, shape: Shape, stats: Tensor): { dw: Tensor; db: Tensor } {
-  const cols = sizeOf(shape);
-  const { rows, L, vectors } = layoutOf(x, cols);
-  const V = L === "vec4" ? "vec4<f32>" : "f32";
-  const tiles = Math.ceil(vectors / 32);
-  // Enough chunks to fill a GPU, few enough that adding them up is short.
-  const chunk = Math.max(8, Math.ceil(rows / Math.max(1, Math.min(128, Math.floor(528 / tiles)))));
-  const chunks = Math.ceil(rows / chunk);
-  const { device } = x;
-  const partial = empty([chunks, 2, Math.ceil(cols / 4) * 4], { device });
-  const [dw, db] = [empty(shape, { device }), empty(shape, { device })];
-  weightGradKernel(elementOf(x, L), elementOf(dy, L), V, L).run(
-    { params: { rows, vectors, chunk }, x, dy, stats, partial },
-    { workgroups: [tiles, chunks] },
-  );
-  weightGradSumKernel(V, L).run({ params: { vectors, chunks }, partial, dw, db }, { workgroups: [tiles, 2] });
+/** ds, and dw and db in the dtype of the parameters. `s` is what was normalized. */
+export function layerNormGrad(
+  dy: Tensor,
+  s: Tensor,
+  cols: number,
+  { weight, bias, stats, dsum }: { weight: Tensor | null; bias: Tensor | null; stats: Tensor; dsum: Tensor | null },
+): { ds: Tensor; dw: Tensor | null; db: Tensor | null } {
+  const { rows, vectors, W, K, L, fits } = layoutOf(s, cols);
+  const { device } = s;
+  const [S, Y] = [elementOf(s, L), elementOf(dy, L)];
+  const ds = emptyLike(s);
+  const w = weight ?? s;
+  const P = elementOf(w, L);
+  const quads = Math.ceil(cols / 4);
+  const pitch = L === "vec4" ? quads : 4 * quads;
+  const params = { rows, cols, vectors, pitch, weighted: weight ? 1 : 0, summed: dsum ? 1 : 0 };
+  const operands = { s, dy, dsum: dsum ?? s, weight: w, stats, ds };
+  let partial: Tensor;
+  if (fits) {
+    // Two workgroups for each of 132 processors, all with as many rows: at least two, so that `partial` stays small.
+    const slots = Math.ceil(rows / (256 / W));
+    const groups = Math.ceil(slots / Math.max(2, Math.ceil(slots / 264)));
+    partial = empty([groups, 2, quads, 4], { device });
+    gradKernel(S, Y, P, L, K).run({ params, ...operands, partial }, { workgroups: [groups], constants: { W } });
+  } else {
+    const means = empty([rows, 2], { device });
+    meanKernel(S, Y, P, L).run({ params, s, dy, weight: w, stats, means }, { workgroups: grid(rows) });
+    const tiles = Math.ceil(vectors / 32);
+    const chunk = Math.max(8, Math.ceil(rows / Math.max(1, Math.floor(528 / tiles))));
+    const chunks = Math.ceil(rows / chunk);
+    partial = empty([chunks, 2, quads, 4], { device });
+    longGradKernel(S, Y, P, L).run(
+      { params: { ...params, tiles, chunk }, ...operands, means, partial },
+      { workgroups: grid(tiles * chunks) },
+    );
+    means.dispose();
+  }
+  let dw: Tensor | null = null;
+  let db: Tensor | null = null;
+  const like = needsGrad(weight) ? weight : needsGrad(bias) ? bias : null;
+  if (like) {
+    const tiles = Math.ceil(quads / 8);
+    [dw, db] = [emptyLike(like), emptyLike(like)];
+    sumKernel(like.dtype as FloatType).run(
+      { params: { rows: partial.shape[0]!, vectors: quads, tiles }, partial, dw, db },
+      { workgroups: grid(2 * tiles) },
+    );
+  }
   partial.dispose();
-  return { dw, db };
+  return { ds, dw, db };
 }
 
 // Differentiable function -----------------------------------------------------------------------
@@ -322,43 +530,75 @@ export interface LayerNormOptions {
   bias?: Tensor | null;
   /** Added to the variance. Default 1e-5. */
   eps?: number;
+  /** Of x's shape: added to x before the norm; the sum is returned too. */
+  residual?: Tensor | null;
   /** Under autocast y is f32, as in PyTorch; without this it is f16, for a reader that would round it anyway. Default true. */
   autocastToF32?: boolean;
+}
+
+/** A normalized sum, and the sum itself, which the next residual connection adds to. */
+export interface NormAndSum {
+  output: Tensor;
+  sum: Tensor;
 }
 
 /**
  * Normalizes `x` over its last axes, whose sizes `normalizedShape` repeats. y has the dtype of x, but under autocast see
  * `autocastToF32`. Matches torch.nn.functional.layer_norm.
+ *
+ * With `residual`, { output, sum }: sum = x + residual, in their dtype (f16 with f32 gives f32), and output is its norm.
  */
 export function layerNorm(
   x: Tensor,
   normalizedShape: number | Shape,
-  { weight = null, bias = null, eps = 1e-5, autocastToF32 = true }: LayerNormOptions = {},
-): Tensor {
+  options: LayerNormOptions & { residual: Tensor },
+): NormAndSum;
+export function layerNorm(
+  x: Tensor,
+  normalizedShape: number | Shape,
+  options?: LayerNormOptions & { residual?: null },
+): Tensor;
+export function layerNorm(
+  x: Tensor,
+  normalizedShape: number | Shape,
+  { weight = null, bias = null, eps = 1e-5, residual = null, autocastToF32 = true }: LayerNormOptions = {},
+): Tensor | NormAndSum {
   const shape = typeof normalizedShape === "number" ? [normalizedShape] : normalizedShape;
-  check(x, shape, weight, bias);
+  check(x, shape, weight, bias, residual);
   const cols = sizeOf(shape);
-  const dtype = autocastType() && autocastToF32 ? "f32" : (autocastType() ?? (x.dtype as FloatType));
-  const { y, stats } = layerNormForward(x, cols, { weight, bias, eps, dtype });
-  return record(y, [x, weight ?? stats, bias ?? stats], (dy) => {
-    const dx = needsGrad(x) ? layerNormInputGrad(dy, x, cols, weight, stats) : null;
-    if (!needsGrad(weight) && !needsGrad(bias)) return [dx, null, null];
-    const { dw, db } = layerNormWeightGrad(dy, x, shape, stats);
-    return [dx, weight && cast(dw, weight.dtype), bias && cast(db, bias.dtype)];
-  });
+  const dtype = autocastType() && autocastToF32 ? "f32" : autocastType();
+  const { y, sum, stats } = layerNormForward(x, cols, { weight, bias, eps, residual, dtype });
+  const inputs = [x, residual ?? stats, weight ?? stats, bias ?? stats] as const;
+  type Grads = [Tensor | null, Tensor | null, Tensor | null, Tensor | null];
+  const backward = (dy: Tensor | null, dsum: Tensor | null): Grads => {
+    const { ds, dw, db } = dy
+      ? layerNormGrad(dy, sum, cols, { weight, bias, stats, dsum })
+      : { ds: dsum!, dw: null, db: null };
+    const dx = needsGrad(x) ? cast(ds, x.dtype) : null;
+    const dr = needsGrad(residual) ? cast(ds, residual.dtype) : null;
+    if (dy && ds !== dx && ds !== dr) ds.dispose();
+    return [dx, dr, dw, db];
+  };
+  if (!residual) return record(y, inputs, (dy) => backward(dy, null));
+  record([y, sum], inputs, ([dy, dsum]) => backward(dy, dsum));
+  return { output: y, sum };
 }
 
-function check(x: Tensor, shape: Shape, weight: Tensor | null, bias: Tensor | null): void {
-  if (x.dtype !== "f32" && x.dtype !== "f16") throw new Error(`layerNorm: x is ${x.dtype}, expected f32 or f16`);
-  const tail = x.shape.slice(x.shape.length - shape.length);
+function check(x: Tensor, shape: Shape, weight: Tensor | null, bias: Tensor | null, residual: Tensor | null): void {
+  const tail = x.shape.slice(Math.max(0, x.shape.length - shape.length));
   if (shape.length === 0 || tail.join() !== shape.join()) {
     throw new Error(`layerNorm: x has shape [${x.shape}], expected one that ends in normalizedShape [${shape}]`);
   }
-  for (const [name, p] of Object.entries({ weight, bias })) {
-    if (p && p.shape.join() !== shape.join())
-      throw new Error(`layerNorm: ${name} has shape [${p.shape}], expected [${shape}]`);
-    if (p && p.dtype !== "f32" && p.dtype !== "f16")
-      throw new Error(`layerNorm: ${name} is ${p.dtype}, expected f32 or f16`);
+  for (const [name, t, expected] of [
+    ["x", x, x.shape],
+    ["weight", weight, shape],
+    ["bias", bias, shape],
+    ["residual", residual, x.shape],
+  ] as const) {
+    if (t && t.dtype !== "f32" && t.dtype !== "f16")
+      throw new Error(`layerNorm: ${name} is ${t.dtype}, expected f32 or f16`);
+    if (t && t.shape.join() !== expected.join())
+      throw new Error(`layerNorm: ${name} has shape [${t.shape}], expected [${expected}]`);
   }
   if (weight && bias && weight.dtype !== bias.dtype)
     throw new Error(`layerNorm: weight is ${weight.dtype} and bias ${bias.dtype}, expected one dtype`);
@@ -397,8 +637,12 @@ export class LayerNorm extends Module {
     this.bias = elementwiseAffine && bias ? parameter(zeros(this.normalizedShape, { device })) : null;
   }
 
-  forward(x: Tensor): Tensor {
-    return layerNorm(x, this.normalizedShape, this);
+  forward(x: Tensor): Tensor;
+  forward(x: Tensor, residual: Tensor): NormAndSum;
+  forward(x: Tensor, residual?: Tensor): Tensor | NormAndSum {
+    return residual
+      ? layerNorm(x, this.normalizedShape, { ...this, residual })
+      : layerNorm(x, this.normalizedShape, this);
   }
 
   protected override extraRepr(): string {
