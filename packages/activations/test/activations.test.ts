@@ -108,9 +108,10 @@ describe("activations", () => {
   });
 
   // computed in f32, rounded to the 11 bits of f16
-  it.skipIf(!f16).each(names)("%s matches the reference in f16", async (name) => {
-    expect(Math.max(...(await errors(name, "f16")))).toBeLessThan(5e-4);
-  });
+  if (f16)
+    it.each(names)("%s matches the reference in f16", async (name) => {
+      expect(Math.max(...(await errors(name, "f16")))).toBeLessThan(5e-4);
+    });
 
   it.each([[1], [3], [257], [2, 3, 67], [70000, 3]].map((shape) => [shape.join()]))(
     "fills any shape: [%s]",

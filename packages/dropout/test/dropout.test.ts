@@ -35,9 +35,10 @@ describe("dropout", () => {
   });
 
   // a scaled value rounds to the 11 bits of f16
-  it.skipIf(!f16).each([0.3, 0.5, 1])("matches the reference for p = %f in f16", async (p) => {
-    expect(Math.max(...(await errors([4001], p, "f16")))).toBeLessThan(p === 0.3 ? 5e-4 : 1e-6);
-  });
+  if (f16)
+    it.each([0.3, 0.5, 1])("matches the reference for p = %f in f16", async (p) => {
+      expect(Math.max(...(await errors([4001], p, "f16")))).toBeLessThan(p === 0.3 ? 5e-4 : 1e-6);
+    });
 
   it("drops about the fraction p", async () => {
     for (const p of [0.15, 0.5, 0.75]) {

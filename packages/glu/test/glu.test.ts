@@ -68,15 +68,17 @@ describe("glu", () => {
   );
 
   // computed in f32, rounded to the 11 bits of f16
-  it.runIf(hasF16).each(cases.slice(0, 7))("matches the reference on %j, dim %i in f16", async (shape, dim) => {
-    expect(Math.max(...(await errors(shape, { dim, dtype: "f16" })))).toBeLessThan(5e-4);
-  });
+  if (hasF16)
+    it.each(cases.slice(0, 7))("matches the reference on %j, dim %i in f16", async (shape, dim) => {
+      expect(Math.max(...(await errors(shape, { dim, dtype: "f16" })))).toBeLessThan(5e-4);
+    });
 
-  it.runIf(hasF16)("keeps the dtype of x under autocast", async () => {
-    const x = tensor(randomValues(64), { dtype: "f16" });
-    expect(autocast("f16", () => glu(x)).dtype).toBe("f16");
-    expect(autocast("f16", () => glu(tensor(randomValues(64)))).dtype).toBe("f32");
-  });
+  if (hasF16)
+    it("keeps the dtype of x under autocast", async () => {
+      const x = tensor(randomValues(64), { dtype: "f16" });
+      expect(autocast("f16", () => glu(x)).dtype).toBe("f16");
+      expect(autocast("f16", () => glu(tensor(randomValues(64)))).dtype).toBe("f32");
+    });
 
   it("has no NaN at the ends of f32, and passes one on", async () => {
     const ends = [0, 20, -20, 100, -100, 1e4, -1e4, 3e38, -3e38];

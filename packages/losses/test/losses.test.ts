@@ -112,15 +112,17 @@ describe("crossEntropy", () => {
   });
 
   // the loss is f32; gradients round to the 11 bits of f16
-  it.skipIf(!f16).each(["67,65", "2,19,67"])("matches the reference on [%s] in f16", async (shape) => {
-    const [loss, dx] = await errors("ids", { shape, dtype: "f16" });
-    expect(loss).toBeLessThan(5e-6);
-    expect(dx).toBeLessThan(5e-4);
-  });
+  if (f16)
+    it.each(["67,65", "2,19,67"])("matches the reference on [%s] in f16", async (shape) => {
+      const [loss, dx] = await errors("ids", { shape, dtype: "f16" });
+      expect(loss).toBeLessThan(5e-6);
+      expect(dx).toBeLessThan(5e-4);
+    });
 
-  it.skipIf(!f16)("matches the reference with probabilities in f16", async () => {
-    expect(Math.max(...(await errors("probabilities", { shape: "6,67", dtype: "f16" })))).toBeLessThan(5e-4);
-  });
+  if (f16)
+    it("matches the reference with probabilities in f16", async () => {
+      expect(Math.max(...(await errors("probabilities", { shape: "6,67", dtype: "f16" })))).toBeLessThan(5e-4);
+    });
 
   it("is exact for logits far from zero, far apart, and masked", async () => {
     const rows = [
@@ -360,9 +362,10 @@ describe("losses of elements", () => {
   });
 
   // the loss is f32, the gradients round to the 11 bits of f16
-  it.skipIf(!f16)("match the reference in f16", async () => {
-    expect(Math.max(...(await errors("mse", [3, 67], {}, "f16")))).toBeLessThan(5e-4);
-  });
+  if (f16)
+    it("match the reference in f16", async () => {
+      expect(Math.max(...(await errors("mse", [3, 67], {}, "f16")))).toBeLessThan(5e-4);
+    });
 
   it("stay finite for any logit", async () => {
     const x = tensor([1e4, -1e4, 3e38, -3e38, 100], { requiresGrad: true });

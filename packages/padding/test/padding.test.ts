@@ -68,13 +68,15 @@ describe("pad", () => {
   });
 
   // the sum of nine f16 gradients, rounded once
-  it.runIf(hasF16).each(modes)("matches the reference in f16: %s", async (mode) => {
-    expect(Math.max(...(await errors([2, 3, 5], [2, 2, 1, 1], mode, 0, "f16")))).toBeLessThan(5e-4);
-  });
+  if (hasF16)
+    it.each(modes)("matches the reference in f16: %s", async (mode) => {
+      expect(Math.max(...(await errors([2, 3, 5], [2, 2, 1, 1], mode, 0, "f16")))).toBeLessThan(5e-4);
+    });
 
-  it.runIf(hasF16)("keeps its dtype under autocast", () => {
-    expect(autocast("f16", () => pad(tensor([1, 2]), [1, 1])).dtype).toBe("f32");
-  });
+  if (hasF16)
+    it("keeps its dtype under autocast", () => {
+      expect(autocast("f16", () => pad(tensor([1, 2]), [1, 1])).dtype).toBe("f32");
+    });
 
   it("matches PyTorch on every fixture", async () => {
     const { f32 } = await fixtureErrors(new URL("./padding.safetensors", import.meta.url), {
