@@ -1,20 +1,52 @@
 /** Coarse checks of results: enough to notice a kernel that computes something else, or nothing. */
-import { type FloatType, grid, kernel, type Tensor, tensor, variants } from "@kindling/core";
+import { empty, type FloatType, grid, kernel, type Tensor, tensor, variants } from "@kindling/core";
 
 /** Tolerances of a value of size 1. */
 export const tolerance: Record<FloatType, number> = { f32: 1e-4, f16: 1e-2 };
 
-/** `count` values from element `start` on, whose byte must be a multiple of 256. */
-export async function part(x: Tensor, start: number, count: number): Promise<number[]> {
-  using window = x.view(start, [count]);
-  return Array.from(await window.data());
+const gatherKernel = variants((T: FloatType) =>
+  kernel(
+    `bench.gather.${T}`,
+    /* wgsl */ `
+struct Params { size: u32, start: u32, length: u32, stride: u32 }
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> x: array<${T}>;
+@group(0) @binding(2) var<storage, read_write> y: array<f32>;
+
+@compute @workgroup_size(256)
+fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
+  let i = id.x + id.y * groups.x * 256;
+  if (i < params.size) { y[i] = f32(x[params.start + i / params.length * params.stride + i % params.length]); }
+}`,
+  ),
+);
+
+/** From element `start` on, `count` runs of `length` values each, whose starts are `stride` apart. */
+export async function runs(
+  x: Tensor,
+  { start, count, length, stride }: { start: number; count: number; length: number; stride: number },
+): Promise<number[]> {
+  const size = count * length;
+  using y = empty([size]);
+  const params = { size, start, length, stride };
+  gatherKernel(x.dtype as FloatType).run({ params, x, y }, { workgroups: grid(Math.ceil(size / 256)) });
+  return Array.from(await y.data());
 }
+
+/** `count` values from element `start` on. */
+export const part = (x: Tensor, start: number, count: number): Promise<number[]> =>
+  runs(x, { start, count: 1, length: count, stride: 0 });
 
 /** Row `index` of a matrix, or of a tensor seen as one with rows of `cols` values. */
 export const rowOf = (x: Tensor, index: number, cols: number): Promise<number[]> => part(x, index * cols, cols);
 
 /** The first values of a tensor. */
 export const head = (x: Tensor, count = 4096): Promise<number[]> => part(x, 0, Math.min(count, x.size));
+
+/** Column 0 of a matrix. */
+export const columnOf = (x: Tensor, cols: number): Promise<number[]> =>
+  runs(x, { start: 0, count: x.size / cols, length: 1, stride: cols });
 
 /** Throws unless the values agree to within `tolerance` times their size, or times `size` where they are smaller. */
 export function expectClose(
@@ -45,6 +77,18 @@ export const sum = (values: Iterable<number>): number => {
 };
 
 export const dot = (a: readonly number[], b: readonly number[]): number => sum(a.map((v, i) => v * b[i]!));
+
+export const mean = (values: readonly number[]): number => sum(values) / values.length;
+
+/** exp(values) that sum to 1. */
+export function softmaxOf(values: readonly number[]): number[] {
+  const max = values.reduce((a, b) => Math.max(a, b));
+  const exps = values.map((v) => Math.exp(v - max));
+  const total = sum(exps);
+  return exps.map((e) => e / total);
+}
+
+export const sigmoidAt = (x: number): number => 1 / (1 + Math.exp(-x));
 
 /** The cumulative normal distribution: its Taylor series, whose terms stay small enough up to |x| = 6. */
 export function normalCdf(x: number): number {

@@ -15,7 +15,7 @@ export function formatRate({ flops, bytes }: Pick<Row, "flops" | "bytes">, ms: n
 
 /** A row of numbers for the terminal. */
 export function formatRow(row: Row): string {
-  const name = row.name.padEnd(48);
+  const name = row.name.padEnd(60);
   if (row.ms === undefined) return `${name} ${row.error}`;
   const spread = row.min === row.max ? "" : `${formatTime(row.min!)} - ${formatTime(row.max!)}`;
   const parts = row.dispatches

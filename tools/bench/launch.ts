@@ -47,8 +47,7 @@ async function eagerAdd(device: Device): Promise<Result> {
       scope(() => {
         for (let i = 0; i < ADDS; i++) add(a, b);
       }),
-    ADDS,
-    "js",
+    { parts: ADDS, of: "js" },
   );
 }
 
@@ -65,7 +64,7 @@ async function replayedAdd(device: Device): Promise<Result> {
     const [value] = await sum.data();
     const computes = (await b.data())[0] === 1; // the null backend does not
     if (computes && value !== ADDS) throw new Error(`the sum of ${ADDS} ones is ${value}`);
-    const result = await time(device, replay, ADDS, "js");
+    const result = await time(device, replay, { parts: ADDS, of: "js" });
     sum.dispose();
     return result;
   } finally {

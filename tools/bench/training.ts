@@ -17,20 +17,27 @@ import {
 } from "@kindling/core";
 import { AdamW, GradScaler } from "@kindling/optim";
 import { GPT, type GPTConfig } from "../../examples/gpt/src/model.ts";
-import { type Case, cleanly, countDispatches, type Result, type Sizes, time, timeBoth } from "./measure.ts";
+import {
+  type Case,
+  cleanly,
+  countDispatches,
+  floats,
+  precision,
+  type Result,
+  type Sizes,
+  time,
+  timeBoth,
+} from "./measure.ts";
 
 type Config = Sizes["gpt"][number];
 type Mode = "eager" | "captured";
 
 export const cases = ({ gpt }: Sizes): Case[] =>
   gpt.flatMap((config) =>
-    (["f32", "f16"] as const).flatMap((dtype) =>
-      (["eager", "captured"] as const).map((mode) => trainingCase(config, dtype, mode)),
-    ),
+    floats.flatMap((dtype) => (["eager", "captured"] as const).map((mode) => trainingCase(config, dtype, mode))),
   );
 
-const titleOf = ({ layers, width }: Config, dtype: FloatType): string =>
-  `gpt ${layers}×${width} ${dtype === "f16" ? "autocast f16" : "f32"}`;
+const titleOf = ({ layers, width }: Config, dtype: FloatType): string => `gpt ${layers}×${width} ${precision(dtype)}`;
 
 function trainingCase(config: Config, dtype: FloatType, mode: Mode): Case {
   const run = async (device: Device): Promise<Result> => {

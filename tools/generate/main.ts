@@ -3,10 +3,17 @@
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { packages, root } from "../workspace/packages.ts";
+import { benchmarkSections } from "./benchmarks.ts";
+import { featureTable } from "./features.ts";
 import { generated } from "./generate.ts";
 
 const check = process.argv.includes("--check");
-for (const [file, text] of generated(packages(), root)) {
+const all = packages();
+for (const [file, text] of [
+  ...generated(all, root),
+  ...benchmarkSections(all, root),
+  ["docs/features.md", featureTable(root)] as const,
+]) {
   const path = join(root, file);
   if (existsSync(path) && readFileSync(path, "utf8") === text) continue;
   if (check) {
