@@ -1,6 +1,7 @@
 """groupnorm: groupNorm and instanceNorm, y = (x - mean) / sqrt(var + eps) · weight + bias per sample and group of channels.
 
 instanceNorm with `useInputStats=false` takes running_mean and running_var; else `running_*_after` are their new values.
+With a residual x + residual is normalized; `sum` and its upstream gradient `dsum` are stored as well.
 """
 
 import torch.nn.functional as F
@@ -8,11 +9,19 @@ import torch.nn.functional as F
 from fixture import Case
 
 
-def group_norm(shape, num_groups, affine=True, **options):
+def group_norm(shape, num_groups, affine=True, residual=False, **options):
     c = Case("groupNorm", num_groups=num_groups, **options)
     x = c.normal("x", *shape)
+    if residual:
+        x = x + c.normal("residual", *shape)
     weight, bias = (c.normal("weight", shape[1]), c.normal("bias", shape[1])) if affine else (None, None)
-    return c.output(F.group_norm(x, num_groups, weight, bias, options.get("eps", 1e-5)))
+    y = F.group_norm(x, num_groups, weight, bias, options.get("eps", 1e-5))
+    if residual:
+        dsum = c.random("dsum", *shape).to(c.stored)
+        x.backward(dsum.float(), retain_graph=True)
+        c.store("sum", x)
+        c.store("dsum", dsum)
+    return c.output(y)
 
 
 def instance_norm(shape, affine=True, running=False, **options):
@@ -43,6 +52,9 @@ def cases():
     yield group_norm([2, 6, 17], 2, affine=False)
     yield group_norm([2, 6, 17], 2, eps=0.1)
     yield group_norm([2, 6, 17], 2, dtype="f16")
+    yield group_norm([2, 6, 17], 3, residual=True)
+    yield group_norm([2, 4, 4, 3], 2, residual=True, affine=False)
+    yield group_norm([2, 6, 17], 3, residual=True, dtype="f16")
     for shape in [2, 3, 67], [2, 3, 5, 7]:
         yield instance_norm(shape)
         yield instance_norm(shape, affine=False, eps=0.1)
