@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes the PyTorch fixtures of the layers: packages/<layer>/test/<layer>.safetensors.
 
-Each file of layers/ describes one package. A layer without a package is left out.
+Each file of layers/ describes one package, but for PACKAGES. A layer without a package is left out.
 """
 
 import argparse
@@ -17,6 +17,8 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 LAYERS = sorted(file.stem.replace("_", "-") for file in (HERE / "layers").glob("[a-z]*.py"))
 MAX_BYTES = 200_000
+# Where a file of layers/ is not called as its package.
+PACKAGES = {"multihead": "attention"}
 
 
 def fixture(layer: str) -> tuple[bytes, int]:
@@ -39,7 +41,7 @@ def main() -> None:
     torch.use_deterministic_algorithms(True)
     left_out, too_large, total = [], [], 0
     for layer in args.layers or LAYERS:
-        package = ROOT / "packages" / layer
+        package = ROOT / "packages" / PACKAGES.get(layer, layer)
         wanted = args.out is not None or package.is_dir()
         if not wanted:
             left_out.append(layer)

@@ -4,13 +4,14 @@
  *
  * A subgroup owns 16 rows of scores, and its workgroup takes 16 columns at a time through workgroup memory. The elements
  * of a subgroup matrix cannot be touched, so scores pass through workgroup memory, where a lane owns 8 neighbours of a row.
+ * On an H200 32 columns at a time, or a second set of tiles to save barriers, are slower in every pass.
  *
  * f32 operands are split into two halves, x = high + low, and a product of two is three: high·high + high·low + low·high.
  * What is lost is below 2⁻²² of a factor. A power of two for each tensor, from its largest value, puts the halves into the
  * upper part of f16's range; `peaksKernel` finds those values.
  */
 import { type Kernel, kernel } from "@kindling/core";
-import { header, type Pass, paddedDim } from "./attention.kernels.ts";
+import { findPair, header, type Mask, type Pass, paddedDim, withMask } from "./attention.kernels.ts";
 
 const lines = (n: number, f: (i: number) => string): string => Array.from({ length: n }, (_, i) => f(i)).join("\n");
 
@@ -18,7 +19,7 @@ const lines = (n: number, f: (i: number) => string): string => Array.from({ leng
 export const PEAKS = 256;
 
 /** Largest magnitudes of up to three tensors, as partial maxima in the rows of `peaks` from `row` on. */
-export const peaksKernel: Kernel = kernel(
+export const peaksKernel: Kernel = /* @__PURE__ */ kernel(
   "attention.peaks",
   /* wgsl */ `
 struct Params { a: u32, b: u32, row: u32 }
@@ -54,6 +55,8 @@ fn main(@builtin(workgroup_id) wg: vec3u, @builtin(num_workgroups) groups: vec3u
 }`,
 );
 
+type MatrixPass = Exclude<Pass, "gradMask">;
+
 interface Layout {
   /** Parts of a number: 1, or 2 where it is split. */
   readonly H: number;
@@ -66,7 +69,7 @@ interface Layout {
   readonly size: number;
 }
 
-function layout(pass: Pass, split: boolean, dim: number, subgroups: number): Layout {
+function layout(pass: MatrixPass, split: boolean, dim: number, subgroups: number): Layout {
   const H = split ? 2 : 1;
   const pitch = paddedDim(dim) / 8 + 1;
   const scorePitch = split ? 7 : 5;
@@ -75,11 +78,18 @@ function layout(pass: Pass, split: boolean, dim: number, subgroups: number): Lay
   return { H, pitch, scorePitch, tile, scores, size: 2 * tile + (pass === "forward" ? 1 : 2) * scores };
 }
 
-export const matrixBytes = (pass: Pass, split: boolean, dim: number, subgroups: number): number =>
+export const matrixBytes = (pass: MatrixPass, split: boolean, dim: number, subgroups: number): number =>
   16 * layout(pass, split, dim, subgroups).size + 144;
 
 /** `split`: operands and results are f32, else f16. */
-export function matrixKernel(pass: Pass, split: boolean, dim: number, subgroups: number): Kernel {
+export function matrixKernel(
+  pass: MatrixPass,
+  split: boolean,
+  dim: number,
+  subgroups: number,
+  mask: Mask,
+  dropout: boolean,
+): Kernel {
   const { H, pitch, scorePitch, tile, scores, size } = layout(pass, split, dim, subgroups);
   const D = paddedDim(dim);
   const R = subgroups * 16;
@@ -172,8 +182,19 @@ workgroupBarrier();
 { let x0 = bitcast<vec4f>(memory[cell]); let x1 = bitcast<vec4f>(memory[cell + 1]); let c = half * 2 + ${4 * c}; ${body(c)} }
 workgroupBarrier();`,
     );
+  /** The lane's x0 and x1 as f16, over the middle of its row's scores: each lane writes where it alone has read. */
   const weights = (at: string, x: string): string =>
     split ? `put(${at} + 1 - half, 3, ${x}0, ${x}1);` : `memory[${at} + 1 - half] = pack(${x}0, ${x}1);`;
+  /** `body` for both vec4s of the lane's scores, which start at column `col`. */
+  const both = (body: (i: number, col: string) => string): string =>
+    lines(2, (i) => body(i, `(col0 + half * 8 + ${4 * i})`));
+  const score = (i: number, at = 0): string => `bitcast<vec4f>(memory[cell + ${at + i}])`;
+  /** `f` of the four elements of vec4 `x`. */
+  const four = (x: string, f: (x: string, e: number) => string): string =>
+    `vec4f(${["x", "y", "z", "w"].map((lane, e) => f(`${x}.${lane}`, e)).join(", ")})`;
+  const maskedKeys = (s: string, col: string): string =>
+    mask === "none" ? s : four(s, (x, n) => withMask(mask, x, "row", `${col} + ${n}`));
+  const keptKeys = (col: string): string => `(draw(rows0 + row, ${col}) >= vec4u(params.threshold))`;
   /** Rows of the workgroup as left factors, through as much of workgroup memory as they need at a time. */
   const own = (name: string, tensor: string, start: string, row: string, limit: string, factor: string): string => {
     const rows = Math.min(R, Math.floor(size / (H * pitch * 16)) * 16);
@@ -194,11 +215,11 @@ ${lines(K, (c) => lines(H, (h) => `${part(name, h, c)} = ${load("Left", "row", `
   };
   const sums = (out: string): string => lines(K, (c) => `var ${part(out, 0, c)}: Sum;`);
   /** The walk along the columns: while a tile is multiplied, the next one is on its way into registers. */
-  const walk = (from: string, to: string, ahead: (col: string) => string, arrive: string, body: string): string => `
+  const walk = (ahead: (col: string) => string, arrive: string, body: string): string => `
 ${registers("a", 16)}
 ${registers("b", 16)}
-${ahead(from)}
-for (var col0 = ${from}; col0 < ${to}; col0 += 16) {
+${ahead("start")}
+for (var col0 = start; col0 < end; col0 += 16) {
 workgroupBarrier();
 ${arrive}
 workgroupBarrier();
@@ -207,21 +228,19 @@ ${ahead("next")}
 ${body}
 }
 workgroupBarrier();`;
-  const keys = (
-    col: string,
-  ): string => `${fetch("a", "k", 16, "params.kOffset + kv", "params.kvRow", col, "params.keys")}
-${fetch("b", "v", 16, "params.vOffset + kv", "params.kvRow", col, "params.keys")}`;
+  const keys = (col: string): string => `${fetch("a", "k", 16, "k0", "params.kRow", col, "params.keys")}
+${fetch("b", "v", 16, "v0", "params.vRow", col, "params.keys")}`;
   const keysArrive = `${place(0, "a", 16, "kFactor")}\n${place(tile, "b", 16, "vFactor")}`;
-  const maskKeys = (value: string): string => `
-if (col0 + 16 > params.keys || (params.causal != 0 && col0 + 16 > row0 + 1)) {
-  let limit = vec4u(select(params.keys, min(params.keys, row + 1), params.causal != 0));
-  let col = vec4u(col0 + half * 8) + vec4u(0, 1, 2, 3);
-  x0 = select(vec4f(${value}), x0, col < limit);
-  x1 = select(vec4f(${value}), x1, col + 4 < limit);
+  // Only tiles at an end of what the rows see have columns to hide.
+  const hideKeys = (value: string): string => `
+if (col0 < firstKey(row0 + ${R - 1}) || col0 + 16 > keysEnd(row0)) {
+  let first = vec4u(firstKey(row));
+  let last = vec4u(keysEnd(row));
+  ${both((i, col) => `{ let col = vec4u${col} + vec4u(0, 1, 2, 3); x${i} = select(vec4f(${value}), x${i}, (col >= first) & (col < last)); }`)}
 }`;
   const result = (x: string): string => (split ? x : `vec4<f16>(${x})`);
   /** Weights of ds: small enough for f16 whatever dy and v hold. */
-  const slope = split ? 2 ** -(16 + Math.ceil(Math.log2(D))) : 1;
+  const slopeScale = split ? 2 ** -(16 + Math.ceil(Math.log2(D))) : 1;
   const factors = split
     ? lines(4, (t) =>
         t < 3 || pass !== "forward"
@@ -229,49 +248,50 @@ if (col0 + 16 > params.keys || (params.causal != 0 && col0 + 16 > row0 + 1)) {
           : "",
       )
     : "const qFactor = 1.0; const kFactor = 1.0; const vFactor = 1.0; const gFactor = 1.0;";
+  const retained = dropout ? " / params.retain" : "";
   const queryRows = `
 let row0 = (groups.z - 1 - wg.z) * ${R}; // with a causal mask the last rows are the longest: they start first
 let row = row0 + sg * 16 + lane % 16;
-let q0 = qStart(wg.y, wg.x);
-let y0 = yStart(wg.y, wg.x);
-let r0 = rowStart(wg.y, wg.x);
-let kv = kvStart(wg.y, wg.x / params.group);
-let end = select(params.keys, min(params.keys, row0 + ${R}), params.causal != 0);
+let q0 = qStart(batch, head);
+let y0 = yStart(batch, head);
+let rows0 = rowStart(batch, head);
+let k0 = kStart(params.kOffset, batch, head / params.group);
+let v0 = vStart(params.vOffset, batch, head / params.group);
+let mask0 = maskStart(batch, head);
+let start = firstKey(row0) / 16 * 16;
+let end = keysEnd(row0 + ${R - 1});
 ${own("q", "q", "q0", "params.qRow", "params.queries", "qFactor")}`;
 
-  const body: Record<Pass, string> = {
+  const body: Record<MatrixPass, string> = {
     // Rescaling the sums is a trip through workgroup memory, so the running maximum m follows the row's only when that
-    // has grown by 2⁸; the sums so far then go to `kept`, which the lanes can scale.
+    // has grown by 2⁸; the sums so far then go to `past`, which the lanes can scale.
     forward: `${queryRows}
 ${sums("o")}
-var kept = array<vec4f, ${D / 8}>();
-var m = -3.4e38;
+var past = array<vec4f, ${D / 8}>();
+var m = LEAST;
 var l = 0.0;
 ${walk(
-  "0u",
-  "end",
   keys,
   keysArrive,
   `${product("q", 0, S)}
 workgroupBarrier();
-var x0 = bitcast<vec4f>(memory[cell]) * scale;
-var x1 = bitcast<vec4f>(memory[cell + 1]) * scale;
-${maskKeys("-3.4e38")}
+${both((i) => `var x${i} = ${score(i)} * scale;`)}
+${mask === "none" ? "" : both((i, col) => `x${i} = ${maskedKeys(`x${i}`, col)};`)}
+${hideKeys("NEVER")}
 let most = max(x0, x1);
 var peak = max(max(most.x, most.y), max(most.z, most.w));
 peak = max(peak, subgroupShuffleXor(peak, 16));
 let grown = peak > m + 8;
 let shrink = select(1, exp2(m - peak), grown);
 m = select(m, peak, grown);
-if (subgroupAny(grown) && col0 > 0) { grow = col0; }
-let p0 = exp2(x0 - m);
-let p1 = exp2(x1 - m);
-l = l * shrink + dot(p0 + p1, vec4f(1));
-x0 = p0${split ? " * 128" : ""};
-x1 = p1${split ? " * 128" : ""};
+if (subgroupAny(grown) && col0 > start) { grow = col0; }
+${both((i) => `x${i} = exp2(x${i} - m);`)}
+l = l * shrink + dot(x0 + x1, vec4f(1));
+${dropout ? both((i, col) => `x${i} = select(vec4f(), x${i}, ${keptKeys(col)});`) : ""}
+${split ? both((i) => `x${i} *= 128;`) : ""}
 ${weights("cell", "x")}
-if (workgroupUniformLoad(&grow) == col0 && col0 > 0) {
-${drain("o", (c) => `kept[${2 * c}] = (kept[${2 * c}] + x0) * shrink; kept[${2 * c + 1}] = (kept[${2 * c + 1}] + x1) * shrink;`)}
+if (workgroupUniformLoad(&grow) == col0 && col0 > start) {
+${drain("o", (c) => `past[${2 * c}] = (past[${2 * c}] + x0) * shrink; past[${2 * c + 1}] = (past[${2 * c + 1}] + x1) * shrink;`)}
 ${lines(K, (c) => `${part("o", 0, c)} = Sum();`)}
 ${weights("cell", "x")}
 workgroupBarrier();
@@ -279,84 +299,97 @@ workgroupBarrier();
 ${accumulate("o", S, tile)}`,
 )}
 l += subgroupShuffleXor(l, 16);
-let back = 1 / (l${split ? " * 128 * vFactor" : ""});
+let back = select(1 / l, 0, l == 0)${retained}${split ? " / 128 / vFactor" : ""};
 let i = y0 + row * params.yRow;
-${drain("o", (c) => `if (row < params.queries && c < params.dim) { y[i + c] = ${result(`(x0 + kept[${2 * c}]) * back`)}; if (c + 1 < params.dim) { y[i + c + 1] = ${result(`(x1 + kept[${2 * c + 1}]) * back`)}; } }`)}
-if (half == 0 && row < params.queries) { lse[r0 + row] = m + log2(l); }`,
+${drain("o", (c) => `if (row < params.queries && c < params.dim) { y[i + c] = ${result(`(x0 + past[${2 * c}]) * back`)}; if (c + 1 < params.dim) { y[i + c + 1] = ${result(`(x1 + past[${2 * c + 1}]) * back`)}; } }`)}
+if (half == 0 && row < params.queries) { finishRow(rows0 + row, m, l); }`,
     gradQuery: `${queryRows}
 ${own("g", "dy", "y0", "params.yRow", "params.queries", "gFactor")}
 ${sums("o")}
 var l = 0.0;
 var d = 0.0;
 if (row < params.queries) {
-  l = lse[r0 + row];
+  l = rows[rows0 + row];
   for (var c = half; c < params.dim; c += 2) { d += dot(vec4f(y[y0 + row * params.yRow + c]), vec4f(dy[y0 + row * params.yRow + c])); }
 }
 d += subgroupShuffleXor(d, 16);
-if (half == 0 && row < params.queries) { delta[r0 + row] = d; }
-d *= vFactor * gFactor;
+if (half == 0 && row < params.queries) { rows[params.rowCount + rows0 + row] = d; }
+d *= vFactor * gFactor${dropout ? " * params.retain" : ""};
 ${walk(
-  "0u",
-  "end",
   keys,
   keysArrive,
   `${product("q", 0, S)}
 ${product("g", tile, T)}
 workgroupBarrier();
-var x0 = exp2(bitcast<vec4f>(memory[cell]) * scale - l) * (bitcast<vec4f>(memory[cell + ${scores}]) - d)${split ? ` * ${slope}` : ""};
-var x1 = exp2(bitcast<vec4f>(memory[cell + 1]) * scale - l) * (bitcast<vec4f>(memory[cell + ${scores + 1}]) - d)${split ? ` * ${slope}` : ""};
-${maskKeys("0")}
+${both((i, col) => {
+  const slope = dropout ? `select(vec4f(), ${score(i, scores)}, ${keptKeys(col)})` : score(i, scores);
+  return `var x${i} = ${score(i)} * scale;
+x${i} = exp2(${maskedKeys(`x${i}`, col)} - l) * (${slope} - d)${split ? ` * ${slopeScale}` : ""};`;
+})}
+${hideKeys("0")}
 ${weights("cell", "x")}
 workgroupBarrier();
 ${accumulate("o", S, 0)}`,
 )}
-let back = params.scale${split ? ` / (${slope} * gFactor) / (vFactor * kFactor)` : ""};
+let back = params.scale${retained}${split ? ` / (${slopeScale} * gFactor) / (vFactor * kFactor)` : ""};
 let i = q0 + row * params.qRow;
 ${drain("o", () => `if (row < params.queries && c < params.dim) { dq[i + c] = ${result("x0 * back")}; if (c + 1 < params.dim) { dq[i + c + 1] = ${result("x1 * back")}; } }`)}`,
     gradKeyValue: `
 let row0 = wg.z * ${R};
 let row = row0 + sg * 16 + lane % 16;
-let kv = kvStart(wg.y, wg.x);
-${own("k", "k", "params.kOffset + kv", "params.kvRow", "params.keys", "kFactor")}
-${own("v", "v", "params.vOffset + kv", "params.kvRow", "params.keys", "vFactor")}
+let k0 = kStart(params.kOffset, batch, head);
+let v0 = vStart(params.vOffset, batch, head);
+let start = firstQuery(row0) / 16 * 16;
+let end = select(0, queriesEnd(min(row0 + ${R}, params.keys) - 1), row0 < params.keys);
+${own("k", "k", "k0", "params.kRow", "params.keys", "kFactor")}
+${own("v", "v", "v0", "params.vRow", "params.keys", "vFactor")}
 ${sums("dk")}
 ${sums("dv")}
-for (var head = wg.x * params.group; head < (wg.x + 1) * params.group; head++) {
-let q0 = qStart(wg.y, head);
-let y0 = yStart(wg.y, head);
-let r0 = rowStart(wg.y, head);
-let start = select(0, row0, params.causal != 0);
+for (var h = head * params.group; h < (head + 1) * params.group; h++) {
+let q0 = qStart(batch, h);
+let y0 = yStart(batch, h);
+let rows0 = rowStart(batch, h);
+let mask0 = maskStart(batch, h);
 ${walk(
-  "start",
-  "params.queries",
   (col) => `${fetch("a", "q", 16, "q0", "params.qRow", col, "params.queries")}
 ${fetch("b", "dy", 16, "y0", "params.yRow", col, "params.queries")}`,
   `${place(0, "a", 16, "qFactor")}
 ${place(tile, "b", 16, "gFactor")}
 if (li < 16) {
-  let i = r0 + min(col0 + li, params.queries - 1);
-  stats[li] = lse[i];
-  stats[li + 16] = delta[i]${split ? " * vFactor * gFactor" : ""};
+  let i = rows0 + min(col0 + li, params.queries - 1);
+  stats[li] = rows[i];
+  stats[li + 16] = rows[params.rowCount + i]${dropout ? " * params.retain" : ""}${split ? " * vFactor * gFactor" : ""};
 }`,
   `${product("k", 0, S)}
 ${product("v", tile, T)}
 workgroupBarrier();
-let edge = col0 + 16 > params.queries || (params.causal != 0 && col0 < row0 + ${R});
-${lines(
-  2,
-  (i) => `var x${i}: vec4f;
+let edge = col0 < firstQuery(row0 + ${R - 1}) || col0 + 16 > queriesEnd(row0) || row0 + ${R} > params.keys;
+${both((i) => {
+  const stats = (at: number): string => `vec4f(${[0, 1, 2, 3].map((n) => `stats[e + ${at + n}]`).join(", ")})`;
+  return `var x${i}: vec4f;
 var z${i}: vec4f;
 {
   let e = half * 8 + ${4 * i};
-  var p = exp2(bitcast<vec4f>(memory[cell + ${i}]) * scale - vec4f(stats[e], stats[e + 1], stats[e + 2], stats[e + 3]));
+  var s = ${score(i)} * scale;
+  ${mask === "none" ? "" : `s = ${four("s", (x, n) => withMask(mask, x, `col0 + e + ${n}`, "row"))};`}
+  var p = exp2(s - ${stats(0)});
   if (edge) {
     let col = vec4u(col0 + e) + vec4u(0, 1, 2, 3);
-    p = select(vec4f(), p, (col < vec4u(params.queries)) & (vec4u(select(0, row, params.causal != 0)) <= col));
+    p = select(vec4f(), p, (col >= vec4u(firstQuery(row))) & (col < vec4u(select(0, queriesEnd(row), row < params.keys))));
   }
-  x${i} = p${split ? " * 16384" : ""};
-  z${i} = p * (bitcast<vec4f>(memory[cell + ${scores + i}]) - vec4f(stats[e + 16], stats[e + 17], stats[e + 18], stats[e + 19]))${split ? ` * ${slope}` : ""};
-}`,
-)}
+  var slope = ${score(i, scores)};
+  var weight = p;
+  ${
+    dropout
+      ? `let keep = vec4<bool>(${[0, 1, 2, 3].map((n) => `kept(rows0 + col0 + e + ${n}, row)`).join(", ")});
+  slope = select(vec4f(), slope, keep);
+  weight = select(vec4f(), weight, keep);`
+      : ""
+  }
+  x${i} = weight${split ? " * 16384" : ""};
+  z${i} = p * (slope - ${stats(16)})${split ? ` * ${slopeScale}` : ""};
+}`;
+})}
 ${weights("cell", "x")}
 ${weights(`cell + ${scores}`, "z")}
 workgroupBarrier();
@@ -364,28 +397,25 @@ ${accumulate("dv", S, tile)}
 ${accumulate("dk", T, 0)}`,
 )}
 }
-let backK = params.scale${split ? ` / (${slope} * gFactor) / (vFactor * qFactor)` : ""};
-let backV = ${split ? "1 / (16384 * gFactor)" : "1.0"};
-let i = kv + row * params.kvRow;
+let backK = params.scale${retained}${split ? ` / (${slopeScale} * gFactor) / (vFactor * qFactor)` : ""};
+let backV = ${split ? "1 / (16384 * gFactor)" : "1.0"}${retained};
 ${[
-  ["dk", "K"],
-  ["dv", "V"],
+  ["dk", "K", "kStart", "kRow"],
+  ["dv", "V", "vStart", "vRow"],
 ]
-  .map(([out, b]) =>
+  .map(([out, b, begin, step]) =>
     drain(
       out!,
       () =>
-        `if (row < params.keys && c < params.dim) { let at = params.${out}Offset + i + c; dkv[at] = ${result(`x0 * back${b}`)}; if (c + 1 < params.dim) { dkv[at + 1] = ${result(`x1 * back${b}`)}; } }`,
+        `if (row < params.keyRows && c < params.dim) { let at = ${begin}(params.${out}Offset, batch, head) + row * params.${step} + c; dkv[at] = ${result(`x0 * back${b}`)}; if (c + 1 < params.dim) { dkv[at + 1] = ${result(`x1 * back${b}`)}; } }`,
     ),
   )
   .join("\n")}`,
   };
   const read = (name: string): string =>
     `fn ${name}4(i: u32, c: u32, inside: bool) -> ${X} { if (inside && c < params.dim) { return ${name}[i + c]; } return ${X}(); }`;
-  const tensors = pass === "gradKeyValue" || pass === "gradQuery" ? ["q", "k", "v", "dy"] : ["q", "k", "v"];
-  return kernel(
-    `attention.matrix.${pass}.${split ? "f32" : "f16"}.${dim}`,
-    `enable f16;
+  const tensors = pass === "forward" ? ["q", "k", "v"] : ["q", "k", "v", "dy"];
+  const source: string = /* wgsl */ `enable f16;
 enable subgroups;
 enable subgroup_size_control;
 enable chromium_experimental_subgroup_matrix;
@@ -395,10 +425,10 @@ diagnostic(off, subgroup_uniformity);
 alias Left = subgroup_matrix_left<f16, 16, 16>;
 alias Right = subgroup_matrix_right<f16, 16, 16>;
 alias Sum = subgroup_matrix_result<f32, 16, 16>;
-${header(pass, X)}
+${header({ pass, element: X, mask, dropout, peaks: split })}
 var<workgroup> memory: array<vec4<u32>, ${size}>;
 ${pass === "forward" ? "var<workgroup> grow: u32;" : ""}
-${pass === "gradKeyValue" ? "var<workgroup> stats: array<f32, 32>;" : ""}
+${pass === "gradKeyValue" ? `var<workgroup> stats: array<f32, 32>;` : ""}
 ${tensors.map(read).join("\n")}
 
 fn pack(a: vec4f, b: vec4f) -> vec4u {
@@ -406,9 +436,7 @@ fn pack(a: vec4f, b: vec4f) -> vec4u {
 }
 ${
   split
-    ? `@group(0) @binding(${PEAKS_BINDING[pass]}) var<storage, read> peaks: array<f32>;
-
-// The power of two that brings a tensor's largest value to 2^14 … 2^15.
+    ? `// The power of two that brings a tensor's largest value to 2^14 … 2^15.
 fn factor(row: u32, lane: u32) -> f32 {
   var x = 0.0;
   for (var i = lane; i < ${PEAKS}; i += 32) { x = max(x, peaks[row * ${PEAKS} + i]); }
@@ -434,12 +462,11 @@ let lane = invocation % 32;
 let li = sg * 32 + lane;
 let half = lane / 16;
 let cell = ${S} + (sg * 16 + lane % 16) * ${scorePitch} + half * 2; // the lane's 8 scores, in vec4s
+${findPair(pass)}
+${dropout ? "startDropout(pair + wg.z + li);" : ""}
 ${factors}
-let scale = params.scale * 1.4426950408889634${split ? " / qFactor / kFactor" : ""};
+let scale = params.scale * LOG2E${split ? " / qFactor / kFactor" : ""};
 ${body[pass]}
-}`,
-  );
+}`;
+  return kernel(`attention.matrix.${pass}.${split ? "f32" : "f16"}.${dim}`, source);
 }
-
-/** Binding of the peaks, after the operands. */
-const PEAKS_BINDING: Record<Pass, number> = { forward: 6, gradQuery: 9, gradKeyValue: 8 };
