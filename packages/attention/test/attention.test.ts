@@ -169,12 +169,10 @@ describe("scaledDotProductAttention", () => {
   });
 
   // SwiftShader takes seconds over so many workgroups
-  it.skipIf(/swiftshader/i.test(device.name))(
-    "takes more heads and batches than one grid dimension holds",
-    async () => {
+  if (!/swiftshader/i.test(device.name))
+    it("takes more heads and batches than one grid dimension holds", async () => {
       expect(await worstError(dims({ batch: 35_001, queries: 1, keys: 2, dim: 1 }))).toBeLessThan(2e-5);
-    },
-  );
+    });
 
   it("matches PyTorch on every fixture", async () => {
     const { f32, f16 } = await fixtureErrors(new URL("./attention.safetensors", import.meta.url), {
