@@ -68,34 +68,6 @@ fn rowSum(lane: u32, v: V) -> V {
 }`;
 
 /**
- * Count, mean and Σ (v − mean)² of the W threads of a row, merged (Chan et al. 1979): one reduction gives mean and variance,
- * and neither a large mean nor an outlier costs precision.
- */
-const rowMoments = /* wgsl */ `
-var<workgroup> terms: array<vec3f, 256>;
-var<workgroup> sums: array<vec3f, 64>;
-
-fn rowMoments(lane: u32, own: vec3f) -> vec3f {
-  let width = min(W / 4, 16u);
-  let slot = lane / W * width;
-  terms[lane] = own;
-  workgroupBarrier();
-  if (lane % W < width) {
-    var all = vec3f();
-    for (var i = 0u; i < W / width; i++) { let t = terms[lane + i * width]; all += vec3f(t.x, t.x * t.y, t.z); }
-    let mean = all.y / max(all.x, 1);
-    for (var i = 0u; i < W / width; i++) { let t = terms[lane + i * width]; all.z += t.x * (t.y - mean) * (t.y - mean); }
-    sums[slot + lane % W] = vec3f(all.x, mean, all.z);
-  }
-  workgroupBarrier();
-  var all = vec3f();
-  for (var i = 0u; i < width; i++) { let t = sums[slot + i]; all += vec3f(t.x, t.x * t.y, t.z); }
-  let mean = all.y / all.x;
-  for (var i = 0u; i < width; i++) { let t = sums[slot + i]; all.z += t.x * (t.y - mean) * (t.y - mean); }
-  return vec3f(all.x, mean, all.z);
-}`;
-
-/**
  * W threads for a row, each with K vectors of it in registers at a time; a row longer than K · W vectors is read again for
  * the variance and for y. Mean and rstd are stored: two floats a row spare backward the reductions. R is the residual's
  * element, S the sum's.
@@ -107,8 +79,9 @@ const forwardKernel = variants(
       /* wgsl */ `
 override W: u32 = 256;
 const K = ${K}u;
+alias V = vec2f;
 ${lanes[L]}
-${rowMoments}
+${rowSum}
 
 struct Params { rows: u32, cols: u32, vectors: u32, eps: f32, affine: u32 }
 
@@ -139,34 +112,28 @@ fn main(@builtin(workgroup_id) wg: vec3u, @builtin(num_workgroups) groups: vec3u
   let last = params.vectors - 1;
   let long = params.vectors > K * W;
 
+  // Sums relative to a value of the row's size: however far from 0 the row is, they lose nothing to cancellation. The mean of
+  // two vectors, so that an outlier among them matters little.
+  let part = 0.5 * f32(params.vectors) / f32(params.cols);
+  let shift = total(load(base) * part + load(base + last / 2) * part);
   var held: array<F, K>;
   var sum1 = F();
+  var sum2 = F();
   for (var start = lane % W; start <= last; start += K * W) {
     // A load beyond the end repeats the last vector: without branches all K are under way at once.
     for (var k = 0u; k < K; k++) { held[k] = load(base + min(start + k * W, last)); }
     for (var k = 0u; k < K; k++) {
       if (start + k * W <= last) {
-        sum1 += held[k];
+        let d = held[k] - shift;
+        sum1 += d;
+        sum2 += d * d;
         if (inside) { keep(base + start + k * W, held[k]); }
       }
     }
   }
-  let count = f32((params.vectors + W - 1 - lane % W) / W) * f32(params.cols) / f32(params.vectors);
-  let own = total(sum1) / max(count, 1);
-
-  var squares = F();
-  for (var start = lane % W; start <= last; start += K * W) {
-    if (long) {
-      for (var k = 0u; k < K; k++) { held[k] = load(base + min(start + k * W, last)); }
-    }
-    for (var k = 0u; k < K; k++) {
-      let d = held[k] - own;
-      squares += select(F(), d * d, start + k * W <= last);
-    }
-  }
-  let all = rowMoments(lane, vec3f(count, own, total(squares)));
-  let mean = all.y;
-  let rstd = inverseSqrt(all.z / f32(params.cols) + params.eps);
+  let moments = rowSum(lane, vec2f(total(sum1), total(sum2))) / f32(params.cols);
+  let mean = shift + moments.x;
+  let rstd = inverseSqrt(max(moments.y - moments.x * moments.x, 0) + params.eps);
 
   if (!inside) { return; }
   for (var start = lane % W; start <= last; start += K * W) {
