@@ -6,6 +6,7 @@ import { packages, root } from "../workspace/packages.ts";
 import { benchmarkSections } from "./benchmarks.ts";
 import { featureTable } from "./features.ts";
 import { generated } from "./generate.ts";
+import { mathFiles } from "./math.ts";
 
 const check = process.argv.includes("--check");
 const all = packages();
@@ -13,6 +14,7 @@ for (const [file, text] of [
   ...generated(all, root),
   ...benchmarkSections(all, root),
   ["docs/features.md", featureTable(root)] as const,
+  ...mathFiles(all),
 ]) {
   const path = join(root, file);
   if (existsSync(path) && readFileSync(path, "utf8") === text) continue;
