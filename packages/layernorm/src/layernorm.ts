@@ -8,7 +8,7 @@
  *   dw = Σ_rows dy · ŝ                                       db = Σ_rows dy
  *
  * x is read as (rows, cols), row-major: cols is the product of the normalized shape. Statistics are f32 for any dtype; the
- * variance is a second pass over the row's deviations from its mean, so a large mean costs no precision.
+ * moments are those of x − s for a value s of the row's size, so a large mean costs no precision.
  * Order of this file: kernels, launchers, differentiable function, module.
  */
 import {
@@ -69,7 +69,7 @@ fn rowSum(lane: u32, v: V) -> V {
 
 /**
  * W threads for a row, each with K vectors of it in registers at a time; a row longer than K · W vectors is read again for
- * the variance and for y. Mean and rstd are stored: two floats a row spare backward the reductions. R is the residual's
+ * y. Mean and rstd are stored: two floats a row spare backward the reductions. R is the residual's
  * element, S the sum's.
  */
 const forwardKernel = variants(
