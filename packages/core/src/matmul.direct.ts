@@ -23,11 +23,13 @@ interface Operand {
   readonly gather?: GatheredOperand;
 }
 
+const isGathered = (gather: MatmulShape["gather"]): boolean => gather?.a !== undefined || gather?.b !== undefined;
+
 function operand(name: "a" | "b", type: FloatType, kInner: boolean, { M, N, K, gather }: MatmulShape): Operand {
   const side = name === "a" ? "M" : "N";
   const gathered = gather?.[name];
   const inner = (gathered?.kMajor ?? kInner) ? "K" : side;
-  const wide = gathered ? gathered.vectors === true : { M, N, K }[inner] % 4 === 0;
+  const wide = gathered ? gathered.vectors === true : !isGathered(gather) && { M, N, K }[inner] % 4 === 0;
   return { name, type, inner, outer: inner === "K" ? side : "K", wide, gather: gathered };
 }
 
@@ -38,8 +40,7 @@ const binding = ({ type, wide }: Operand): string => (wide ? `array<vec4<${type}
  * value will do, since it is not stored.
  * `NAMESquare`: 4×4 values whose columns run along K for A, along N for B.
  */
-function loads({ name, outer, inner, wide, gather }: Operand): string {
-  if (gather) return gather.source;
+function loads({ name, outer, inner, wide }: Operand): string {
   const row = `origin + min(outer, params.${outer} - 1) * params.ld${name}`;
   const value = wide
     ? `vec4f(${name}[(${row} + min(inner, params.${inner} - 4)) / 4])`
@@ -62,32 +63,42 @@ fn ${name}Square(origin: u32, side: u32, k: u32) -> mat4x4f {
 }`;
 }
 
-/** WGSL of a gathered operand: what precedes the walk along K, what begins a step, and its square, laid out as in `loads`. */
-function gathered({ name, inner, gather }: Operand): { at: string; step: string; square: string } {
-  const { kMajor, width } = gather!;
+/**
+ * Where an operand is gathered, a thread takes one k at a time: squares of gathers are slow to compile. WGSL that precedes the
+ * walk along K, that begins a step, and of the operand's 4 values at `k`.
+ */
+function oneByOne({ name, inner, gather }: Operand): { at: string; step: string; values: string } {
   const [side, size] = name === "a" ? ["m", "params.M"] : ["n", "params.N"];
-  /** Along the axis of its vectors, if it has any, 4 neighbours are decoded as one. */
-  const decode = (asOne: boolean, f: (i: number, n: number) => string): string =>
-    asOne && width === 4 ? f(0, 4) : [0, 1, 2, 3].map((i) => f(i, 1)).join("\n");
-  const at = (i: number, n: number): string =>
-    `let ${name}${i} = ${name}At(batch, min(${side} + ${i}, ${size} - ${n}));`;
-  const step = (i: number, n: number): string => `let ${name}s${i} = ${name}Step(min(k + ${i}, params.K - ${n}));`;
-  const load = (p: number, k: number): string => `${name}Load(${name}${p}, ${name}s${k})`;
-  const column = (i: number): string => {
-    const one = (j: number): string => (kMajor ? load(i, j) : load(j, i));
-    const value = width === 4 ? `vec4f(${one(0)})` : `vec4f(${four((j) => `f32(${one(j)})`)})`;
-    if (kMajor && width === 4) return value;
-    const valid = kMajor ? `vec4u(${four((j) => `k + ${j}`)}) < vec4u(params.K)` : `vec4<bool>(k + ${i} < params.K)`;
-    return `select(vec4f(), ${value}, ${valid})`;
-  };
-  const square = `mat4x4f(${four(column)})`;
-  const asStored = name === "a" ? inner === "K" : inner === "N";
+  const place = (i: number, count = 1): string => `min(${side} + ${i}, ${size} - ${count})`;
+  if (!gather) {
+    const at = (i: number): string =>
+      inner === "K" ? `${place(i)} * params.ld${name} + k` : `k * params.ld${name} + ${place(i)}`;
+    const values = four((i) => `f32(${name}[batch * params.stride${name.toUpperCase()} + ${at(i)}])`);
+    return { at: "", step: "", values: `vec4f(${values})` };
+  }
+  const vectors = gather.width === 4;
+  const at = (i: number, count: number): string => `let ${name}${i} = ${name}At(batch, ${place(i, count)});`;
+  if (vectors && !gather.kMajor)
+    return { at: at(0, 4), step: `let ${name}k = ${name}Step(k);`, values: `vec4f(${name}Load(${name}0, ${name}k))` };
   return {
-    at: decode(!kMajor, at),
-    step: decode(kMajor, step),
-    square: asStored ? square : `transpose(${square})`,
+    at: [0, 1, 2, 3].map((i) => at(i, 1)).join("\n"),
+    step: `let ${name}k = ${name}Step(k${vectors ? " / 4 * 4" : ""});`,
+    values: `vec4f(${four((i) => `f32(${name}Load(${name}${i}, ${name}k)${vectors ? "[k % 4]" : ""})`)})`,
   };
 }
+
+const walkOneByOne = (a: Operand, b: Operand): string => {
+  const [left, right] = [oneByOne(a), oneByOne(b)];
+  return `${left.at}
+${right.at}
+  for (var k = 0u; k < params.K; k++) {
+    ${left.step}
+    ${right.step}
+    let left = ${left.values};
+    let right = ${right.values};
+    square += mat4x4f(right * left.x, right * left.y, right * left.z, right * left.w);
+  }`;
+};
 
 export function directSource(shape: MatmulShape): string {
   const { N, bias, z, activation, accumulate, gather, finish } = shape;
@@ -95,8 +106,7 @@ export function directSource(shape: MatmulShape): string {
   const b = operand("b", shape.b, shape.transposeB, shape);
   const mapped = gather?.c;
   const wide = N % 4 === 0 && mapped?.wide !== false;
-  const gatheredA = a.gather && gathered(a);
-  const gatheredB = b.gather && gathered(b);
+  const gathered = isGathered(gather);
   const [F, width] = wide ? ["vec4f", 4] : ["f32", 1];
   const of = (type: FloatType): string => (wide ? `vec4<${type}>` : type);
   const act = (f: string): string => (wide ? `vec4f(${[..."xyzw"].map((c) => `${f}(v.${c})`).join(", ")})` : `${f}(v)`);
@@ -111,14 +121,14 @@ struct Params {
 @group(0) @binding(3) var<storage, read_write> c: array<${of(shape.c)}>;
 ${bias ? `@group(0) @binding(4) var<storage, read> bias: array<${mapped ? bias : of(bias)}>;` : ""}
 ${z ? `@group(0) @binding(5) var<storage, read_write> z: array<${of(z)}>;` : ""}
-${loads(a)}
-${loads(b)}
+${gathered ? (a.gather?.source ?? "") : loads(a)}
+${gathered ? (b.gather?.source ?? "") : loads(b)}
 ${mapped?.source ?? ""}${activation?.forward ?? ""}${finish?.source ?? ""}
 
 /** The epilogue of ${width === 4 ? "four neighbours" : "one element"} of C. */
 fn write(i: u32, ${mapped ? "row" : "col"}: u32, sum: ${F}) {
   var v = sum;
-  ${bias ? `v += ${F}(bias[${mapped ? "row" : "col"}]);` : ""}
+  ${bias ? `v += ${mapped ? "f32(bias[row])" : `${F}(bias[col])`};` : ""}
   ${z ? `z[i] = ${of(z)}(v);` : ""}
   ${activation ? `v = ${act(activation.name)};` : ""}
   ${finish ? `v = finish${width}(i, v);` : ""}
@@ -136,13 +146,16 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
   let batch = thread / (cols * rows);
   if (batch >= params.batch) { return; }
 
-${gatheredA?.at ?? ""}${gatheredB?.at ?? ""}  var square = mat4x4f();
-  for (var k = 0u; k < params.K; k += 4) {
-${gatheredA?.step ?? ""}${gatheredB?.step ?? ""}    square += ${gatheredB?.square ?? "bSquare(batch * params.strideB, n, k)"} * ${gatheredA?.square ?? "aSquare(batch * params.strideA, m, k)"};
-  }
+  var square = mat4x4f();
+${gathered ? walkOneByOne(a, b) : WALK}
 ${mapped ? writeMapped(wide) : writeRows(wide)}
 }`;
 }
+
+const WALK = `\
+  for (var k = 0u; k < params.K; k += 4) {
+    square += bSquare(batch * params.strideB, n, k) * aSquare(batch * params.strideA, m, k);
+  }`;
 
 const writeRows = (wide: boolean): string => `\
   for (var i = 0u; i < min(4, params.M - m); i++) {

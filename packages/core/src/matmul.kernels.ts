@@ -236,7 +236,7 @@ function epilogue(config: MatmulConfig): string {
     const F = vector ? "vec4f" : "f32";
     const store = (T: FloatType): string => (vector ? `vec4<${T}>(v)` : `${T}(v)`);
     const act = (f: string): string => (vector ? `vec4f(${f}(v.x), ${f}(v.y), ${f}(v.z), ${f}(v.w))` : `${f}(v)`);
-    return `${bias ? `v += ${F}(bias[${mapped ? "batch * params.M + row" : col}]);` : ""}
+    return `${bias ? `v += ${mapped ? "f32(bias[batch * params.M + row])" : `${F}(bias[${col}])`};` : ""}
   ${z ? `z[${i}] = ${store(z)};` : ""}
   ${activation ? `v = ${act(activation.name)};` : ""}
   ${last ? `v = finish${vector ? 4 : 1}(${i}, v);` : ""}
@@ -343,6 +343,13 @@ workgroupBarrier();
 // tile -------------------------------------------------------------------------------------------
 
 /**
+ * Whether threads side by side gather single columns that are so, too: it spares cache accesses. The 4 columns that a thread
+ * puts down as a vec4 then lie a quarter of the tile apart, and are written to C one by one.
+ */
+const isScattered = ({ gather, kMajor, width }: MatmulOperand): boolean =>
+  gather !== undefined && !kMajor && width === 1;
+
+/**
  * A thread copies 4×4 squares: 4 vec4 loads along the contiguous axis, 4 vec4 stores along m or n. A K-major square is
  * transposed on the way, in registers.
  */
@@ -406,7 +413,9 @@ function tileSource(config: MatmulConfig): string {
     const index = `(${id} % ${(extent * BK) / 16})`;
     const q = kMajor ? `${index} / ${BK / 4}` : `${index} % ${extent / 4}`;
     const p = kMajor ? `${index} % ${BK / 4}` : `${index} / ${extent / 4}`;
-    const row = (j: number): string => `min(${first} + ${v}q * 4 + ${j}, ${size} - 1)`;
+    const inTile = (j: number): string =>
+      name === "b" && isScattered(side) ? `${v}q + ${(j * extent) / 4}` : `${v}q * 4 + ${j}`;
+    const row = (j: number): string => `min(${first} + ${inTile(j)}, ${size} - 1)`;
     const quad = `min(${first} + ${v}q * 4, ${size} - 4)`;
     const bases = gather
       ? !kMajor && width === 4
@@ -471,12 +480,22 @@ ${lines(PN / 4, (j) => `let b${kk}_${j} = tileB[${row(config.b, BN, kk) + j * TX
   const multiply = `{${read(0)}\n${lines(BK, (kk) => `${kk + 1 < BK ? read(kk + 1) : ""}\n${use(kk)}`)}\n}`;
 
   const mapped = isMapped(config);
-  const column = (j: number): string => `n0 + (tx + ${j * TX}) * 4`;
-  const origins = mapped ? lines(PN / 4, (j) => `let o${j} = ${originOf(config, column(j))};`) : "";
+  const scattered = isScattered(config.b);
+  const column = (j: number, e = 0): string =>
+    scattered ? `n0 + tx + ${j * TX + (e * BN) / 4}` : `n0 + (tx + ${j * TX}) * 4`;
+  const placeOf = (j: number): string =>
+    scattered
+      ? `vec4u(${range(4, (e) => `cAt(${batchOf(config)}, ${column(j, e)})`).join(", ")})`
+      : originOf(config, column(j));
+  const origins = mapped ? lines(PN / 4, (j) => `let o${j} = ${placeOf(j)};`) : "";
   const writeOut = lines(PM, (i) => {
     const m = `m0 + ${(i >> 2) * TY * 4 + (i & 3)} + ty * 4`;
-    const to = (j: number): string => (mapped ? `o${j}, ${batchOf(config)}` : "originC");
-    return range(PN / 4, (j) => `write(${to(j)}, ${m}, ${column(j)}, c${i}_${j});`).join(" ");
+    const to = (j: number, e = ""): string => (mapped ? `o${j}${e}, ${batchOf(config)}` : "originC");
+    const write = (j: number): string =>
+      scattered
+        ? range(4, (e) => `writeOne(${to(j, `[${e}]`)}, ${m}, ${column(j, e)}, c${i}_${j}[${e}]);`).join(" ")
+        : `write(${to(j)}, ${m}, ${column(j)}, c${i}_${j});`;
+    return range(PN / 4, write).join(" ");
   });
   return `${header(config)}
 var<workgroup> tileA: array<vec4f, ${tileSize(config.a, BM, BK)}>;
@@ -545,7 +564,8 @@ function matrixCopy(
   const place = each((v, row, column) => {
     if (gather) {
       const fixed = kMajor ? `let ${v}p = ${rowAt(row)};` : `let ${v}k = ${row};`;
-      return `${fixed}\nvar ${v}r0: ${element}; var ${v}r1: ${element};`;
+      const registers = range(8 / width, (e) => `var ${v}r${e}: ${width === 4 ? element : type};`);
+      return `${fixed}\n${registers.join(" ")}`;
     }
     const along = (i: number): string =>
       `(${origin} + min(${first} + ${column} * 8 + ${i}, ${size} - ${width})) / ${width}`;
@@ -564,14 +584,11 @@ function matrixCopy(
       `${name}Step(${masked ? `min(${k} + ${v}k + ${e}, params.K - ${n})` : `${k} + ${v}k + ${e}`})`;
     const decode = kMajor ? lines(8 / width, (e) => `let ${name}s${e} = ${step(name, e * width, width)};`) : "";
     const units = each((v) => {
-      const valid = (e: number): string => (kMajor ? `${k} + ${name}k + ${e} < kEnd` : `${k} + ${v}k < kEnd`);
+      const valid = (e: number): string => `${k} + ${kMajor ? `${name}k + ${e}` : `${v}k`} < kEnd`;
       const one = (e: number): string => `${name}Load(${kMajor ? `${v}p, ${name}s${e}` : `${name}p${e}, ${v}s`})`;
-      const four = (h: number): string =>
-        width === 4 ? one(h) : `vec4(${range(4, (e) => one(h * 4 + e)).join(", ")})`;
-      const mask = (h: number): string =>
-        kMajor && width === 1 ? `vec4<bool>(${range(4, (e) => valid(h * 4 + e)).join(", ")})` : valid(h * 4);
-      const value = (h: number): string => (masked ? `select(${element}(), ${four(h)}, ${mask(h)})` : four(h));
-      return `${kMajor ? "" : `let ${v}s = ${step(v, 0, 1)};`}\n${lines(2, (h) => `${v}r${h} = ${value(h)};`)}`;
+      const zero = width === 4 ? element : type;
+      const value = (e: number): string => (masked ? `select(${zero}(), ${one(e)}, ${valid(e * width)})` : one(e));
+      return `${kMajor ? "" : `let ${v}s = ${step(v, 0, 1)};`}\n${lines(8 / width, (e) => `${v}r${e} = ${value(e)};`)}`;
     }, true);
     return `{\n${decode}\n${units}\n}`;
   };
@@ -595,7 +612,10 @@ function matrixCopy(
     }, true);
 
   const store = each((v, row, column) => {
-    const half = (h: number): string => `bitcast<vec2u>(${type === "f16" ? "" : "vec4<f16>"}(${v}r${h}))`;
+    // Elements that were gathered one by one are put together here, not where that would wait for them.
+    const four = (h: number): string =>
+      gather && width === 1 ? `vec4(${range(4, (e) => `${v}r${4 * h + e}`).join(", ")})` : `${v}r${h}`;
+    const half = (h: number): string => `bitcast<vec2u>(${type === "f16" ? "" : "vec4<f16>"}(${four(h)}))`;
     const value = width === 8 ? `${v}r0` : `vec4u(${half(0)}, ${half(1)})`;
     return `memory[${base} + ${row} * ${matrixPitch(side, extent, BK)} + ${column}] = ${value};`;
   }, true);
@@ -966,6 +986,9 @@ const CONVERTING: readonly Tile[] = [
 const CONVERTING_OVERHEAD: Overhead = { start: 71, reduce: 5.8e-6, bandwidth: 5e12 };
 
 const CORES = 132;
+/** Most parts of K; where an operand is gathered, K may be the pixels of many images and C as small as a filter. */
+const MOST_SPLITS = 64;
+const MOST_SPLITS_GATHERED = 512;
 /** Partial sums of a split stay within a binding of default size. */
 const MOST_PARTIAL = 1 << 25;
 
@@ -987,12 +1010,13 @@ function chooseTile(
   shape: MatmulShape,
   fits: (t: Tile) => boolean,
 ): Choice {
-  const { M, N, K, batch } = shape;
+  const { M, N, K, batch, gather } = shape;
+  const splits = gather ? MOST_SPLITS_GATHERED : MOST_SPLITS;
   let best: Choice = { t: tiles.at(-1)!, splitK: 1 };
   let bestTime = Number.POSITIVE_INFINITY;
   for (const t of tiles) {
     if (!fits(t)) continue;
-    const most = Math.max(1, Math.min(64, Math.floor(K / (4 * t.BK)), Math.floor(MOST_PARTIAL / (M * N * batch))));
+    const most = Math.max(1, Math.min(splits, Math.floor(K / (4 * t.BK)), Math.floor(MOST_PARTIAL / (M * N * batch))));
     for (let splitK = 1; splitK <= most; splitK++) {
       const time = timeOf(t, overhead, shape, splitK);
       if (time < bestTime) {
@@ -1045,7 +1069,7 @@ export function chooseMatmul(shape: MatmulShape, device: MatmulDevice): MatmulCo
     a,
     b,
     c: shape.c,
-    wide: N % 4 === 0 && !short && gather?.c?.wide !== false,
+    wide: N % 4 === 0 && !short && gather?.c?.wide !== false && !(t.kind === "tile" && isScattered(b)),
     bias: shape.bias ?? null,
     z: shape.z ?? null,
     activation: shape.activation ?? null,

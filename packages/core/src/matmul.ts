@@ -120,8 +120,8 @@ export interface MatmulLaunch {
   /** [N]; with `gather.c` [batch, M] */
   readonly bias?: Tensor | null;
   readonly activation?: Pointwise | null;
-  /** Also return what the activation was applied to. */
-  readonly keepZ?: boolean;
+  /** Also return what the activation was applied to: in this tensor, or in one of C's shape and dtype. */
+  readonly keepZ?: boolean | Tensor;
   /** Add to this tensor instead of making one. */
   readonly into?: Tensor;
   /** Write to this tensor instead of making one: a mapped C may fill a part of it. */
@@ -147,11 +147,11 @@ export function matmulForward(a: Tensor, b: Tensor, launch: MatmulLaunch): { c: 
     gather,
     finish: finish?.text,
   };
-  const flags = `${+transposeA}${+transposeB}${+broadcastA}${+broadcastB}${+keepZ}${+shape.accumulate!}`;
+  const flags = `${+transposeA}${+transposeB}${+broadcastA}${+broadcastB}${keepZ && 1}${+shape.accumulate!}`;
   const key = `${+device.software},${M},${N},${K},${batch},${flags},${a.dtype}${b.dtype}${dtype}${compute}${bias?.dtype},${numberOf(activation)},${numberOf(gather)},${numberOf(finish?.text)}`;
   const plan = planOf(device, shape, key);
   const c = out ?? empty(cShape, { dtype, device });
-  const z = keepZ ? empty(cShape, { dtype, device }) : null;
+  const z = keepZ === true ? empty(cShape, { dtype, device }) : keepZ || null;
   const { workgroups } = plan;
   const withFinish = (params: Plan["params"]) => (finish ? { ...params, ...finish.params } : params);
   const outputs: Record<string, Tensor> = { ...(bias && { bias }), ...(z && { z }), ...finish?.bindings };

@@ -21,7 +21,8 @@ export function windowsReference(
   const windows: { taps: number[]; padded: number }[] = [];
   for (let start = -padding; ; start += stride) {
     const end = start + (kernel - 1) * dilation + 1;
-    // A window that reaches past the end counts in ceil mode alone, once, and if it does not start in the right padding.
+    // A window that reaches past the end counts in ceil mode alone, once, and if it does not start in the right
+    // padding.
     if (end > size + padding && (!ceilMode || start >= size || end - stride >= size + padding)) break;
     const taps = Array.from({ length: kernel }, (_, k) => start + k * dilation).filter((i) => i >= 0 && i < size);
     windows.push({ taps, padded: Math.min(end, size + padding) - start });

@@ -1,15 +1,15 @@
 /**
- * Pooling: the maximum or the average over windows. Matches torch.nn.MaxPool1d/2d, AvgPool1d/2d, AdaptiveMaxPool1d/2d and
- * AdaptiveAvgPool1d/2d.
+ * Pooling: the maximum or the average over windows. Matches torch.nn.MaxPool1d/2d, AvgPool1d/2d, AdaptiveMaxPool1d/2d
+ * and AdaptiveAvgPool1d/2d.
  *
- *   max:  y[o] = x[i*]    i* = the first i in window(o) with the largest x[i]    dx[i] = Σ_{o : i*(o) = i} dy[o]
- *   avg:  y[o] = Σ_{i in window(o)} x[i] / n(o)                                  dx[i] = Σ_{o : i in window(o)} dy[o] / n(o)
+ *   max:  y[o] = x[i*], i* the first i in window(o) with the largest x[i]   dx[i] = Σ_{o : i*(o) = i} dy[o]
+ *   avg:  y[o] = Σ_{i in window(o)} x[i] / n(o)                          dx[i] = Σ_{o : i in window(o)} dy[o] / n(o)
  *
  *   fixed windows:     o·stride − padding + k·dilation for k < kernel, as far as that lies inside x
  *   adaptive windows:  ⌊o·size / out⌋ … ⌈(o + 1)·size / out⌉
  *
- * The gradient is a gather: each element of x adds up the few windows that hold it, in order. x is read as (planes, rows,
- * cols). In one dimension all lines are the rows of one plane, and a window is one row high.
+ * The gradient is a gather: each element of x adds up the few windows that hold it, in order. x is read as (planes,
+ * rows, cols). In one dimension all lines are the rows of one plane, and a window is one row high.
  * Order of this file: kernels, launchers, differentiable functions, modules.
  */
 import {
@@ -79,9 +79,9 @@ fn divisor(oh: u32, ow: u32) -> f32 {
 }`;
 
 /**
- * One element, v at (h, w), enters a window if `inside`. F, I, U and B are vec4s, with a window in each lane, or scalars.
- * PyTorch's rule is the first of equal maxima and the last of several NaNs; a NaN is told by its bits, as comparisons may
- * assume that there is none.
+ * One element, v at (h, w), enters a window if `inside`. F, I and U are vec4s, with a window in each lane, or
+ * scalars. PyTorch's rule is the first of equal maxima and the last of several NaNs; a NaN is told by its bits, as
+ * comparisons may assume that there is none.
  */
 const steps: Record<Op, { start: string; step: string }> = {
   max: {
@@ -98,13 +98,16 @@ const results = (op: Op, T: FloatType, indices: boolean): string => /* wgsl */ `
 ${indices ? "@group(0) @binding(3) var<storage, read_write> indices: array<i32>;" : ""}
 ${
   op === "max"
-    ? `fn finish(o: u32, oh: u32, ow: u32, best: f32, at: i32) { y[o] = ${T}(best); ${indices ? "indices[o] = at;" : ""} }`
+    ? `fn finish(o: u32, oh: u32, ow: u32, best: f32, at: i32) {
+  y[o] = ${T}(best);
+  ${indices ? "indices[o] = at;" : ""}
+}`
     : `fn finish(o: u32, oh: u32, ow: u32, sum: f32) { y[o] = ${T}(sum / divisor(oh, ow)); }`
 }`;
 
 /**
- * A thread takes 4 rows of one column of y: neighbours read neighbours, 4 loads wait at a time, and the divisions that find a
- * thread's place are paid once.
+ * A thread takes 4 rows of one column of y: neighbours read neighbours, 4 loads wait at a time, and the divisions that
+ * find a thread's place are paid once.
  */
 const windowKernel = variants((op: Op, T: FloatType, indices: boolean) =>
   kernel<string>(
@@ -193,7 +196,9 @@ ${results(op, T, indices)}
 ${reductions[op].shared}
 
 @compute @workgroup_size(256)
-fn main(@builtin(workgroup_id) wg: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {
+fn main(
+  @builtin(workgroup_id) wg: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32
+) {
   let L = 1u << params.logL;
   let place = ((wg.x + wg.y * groups.x) * 256 + lane) >> params.logL;
   let o = min(place, params.count - 1);
@@ -490,8 +495,8 @@ function avgPool(x: Tensor, axes: readonly Axis[], countIncludePad?: boolean, di
 }
 
 /**
- * Maximum over windows of the last axis: x [N, C, L] or [C, L] → [..., L']. With `returnIndices` also where in the line it
- * was. Matches torch.nn.functional.max_pool1d.
+ * Maximum over windows of the last axis: x [N, C, L] or [C, L] → [..., L']. With `returnIndices` also where in the line
+ * it was. Matches torch.nn.functional.max_pool1d.
  */
 export function maxPool1d<Indices extends boolean = false>(
   x: Tensor,
@@ -502,8 +507,8 @@ export function maxPool1d<Indices extends boolean = false>(
 }
 
 /**
- * Maximum over windows of the last two axes: x [N, C, H, W] or [C, H, W] → [..., H', W']. With `returnIndices` also where in
- * the plane it was, row · W + column. Matches torch.nn.functional.max_pool2d.
+ * Maximum over windows of the last two axes: x [N, C, H, W] or [C, H, W] → [..., H', W']. With `returnIndices` also
+ * where in the plane it was, row · W + column. Matches torch.nn.functional.max_pool2d.
  */
 export function maxPool2d<Indices extends boolean = false>(
   x: Tensor,

@@ -70,7 +70,8 @@ const padded = (n: number): number => n;
 const unpadded = (_: number, n: number): number => n;
 
 describe("fixed windows", () => {
-  // attorch's kernels, strides and paddings; odd sizes; one element; ceil mode; kernels that take several threads a window
+  // attorch's kernels, strides and paddings; odd sizes; one element; ceil mode; kernels that take several threads a
+  // window
   const lines: (ReferenceWindow & { size: number })[] = [
     { size: 1, kernel: 1 },
     { size: 67, kernel: 2 },
@@ -125,6 +126,26 @@ describe("fixed windows", () => {
       ] as const),
     );
     expect(Math.max(...divided)).toBeLessThan(1e-5);
+  });
+
+  it("match the reference over attorch's kernels, strides and paddings", async () => {
+    for (const kernel of [2, 3, 4]) {
+      for (const stride of [kernel, 1, 2]) {
+        for (const padding of new Set([0, 1, Math.floor(kernel / 2)])) {
+          for (const ceilMode of [false, true]) {
+            const axes = [8, 11].map((size) => windowsReference(size, { kernel, stride, padding, ceilMode })) as [
+              ReferenceAxis,
+              ReferenceAxis,
+            ];
+            const options = { stride, padding, ceilMode };
+            const max = await errorsOf([3, 8, 11], (x) => maxPool2d(x, kernel, options), ...axes);
+            expect(Math.max(...max), JSON.stringify({ kernel, ...options })).toBeLessThan(1e-6);
+            const avg = await errorsOf([3, 8, 11], (x) => avgPool2d(x, kernel, options), ...axes, padded);
+            expect(Math.max(...avg), JSON.stringify({ kernel, ...options })).toBeLessThan(1e-5);
+          }
+        }
+      }
+    }
   });
 
   it.each([3, 40])("hold elements a distance apart: kernel %i", async (kernel) => {

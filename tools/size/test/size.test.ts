@@ -6,13 +6,12 @@ import { bundledSize } from "../size.ts";
 const layerLimit = 6_000;
 /**
  * Layers that hold more than a layer's kernels: attention its tiled and subgroup-matrix ones, MultiheadAttention, rotary
- * embeddings and the cache; the convolutions three gradients by matrix products and by direct kernels; losses eleven functions. A bundler keeps what is used.
+ * embeddings and the cache; conv2d Winograd kernels beside matrix products and direct kernels; losses eleven functions. A bundler
+ * keeps what is used.
  */
 const largeLayers: Record<string, number> = {
   attention: 25_000,
-  conv1d: 6_500,
   conv2d: 12_000,
-  "conv-transpose": 6_500,
   losses: 9_000,
 };
 /** What every layer brings along, and the matrix product, which bundlers drop where no layer uses it. */
