@@ -25,6 +25,9 @@ def cases():
     for mode in "reflect", "replicate", "circular":
         yield conv([5, 7], 3, 4, 3, padding=[1, 2], padding_mode=mode)
         yield conv([5, 7], 3, 4, [2, 4], padding="same", padding_mode=mode)
+    yield conv([6, 7], 10, 12, 3, stride=2, padding=1)
+    yield conv([4, 6], 9, 11, 1, padding_mode="reflect")
+    yield conv([5, 4], 9, 10, 3, padding="same", padding_mode="circular", activation="relu")
     yield conv([5, 7], 3, 5, 3, activation="relu")
     yield conv([5, 7], 3, 5, 3, dtype="f16")
     yield conv([5, 7], 6, 4, 3, stride=2, padding=1, groups=2, activation="relu", dtype="f16")
