@@ -204,7 +204,9 @@ function elementForward(x: Tensor, t: Tensor, settings: ElementSettings): Rows {
   const summed = reduction !== "none";
   const groups = Math.ceil(x.size / 1024);
   const workgroups = summed ? ([Math.min(groups, 1024)] as const) : grid(groups);
-  const result = summed ? rowsOf(workgroups[0], x) : { loss: empty(x.shape, x), stats: empty([4], x) };
+  const result = summed
+    ? rowsOf(workgroups[0], x)
+    : { loss: empty(x.shape, { device: x.device }), stats: empty([4], { device: x.device }) };
   elementKernel(name, ...variant, summed).run(
     { params: { ...params, fault: code }, ...bindings, ...result, faults },
     { workgroups },

@@ -364,7 +364,8 @@ describe("losses of elements", () => {
   // the loss is f32, the gradients round to the 11 bits of f16
   if (f16)
     it("match the reference in f16", async () => {
-      expect(Math.max(...(await errors("mse", [3, 67], {}, "f16")))).toBeLessThan(5e-4);
+      for (const reduction of ["mean", "none"] as const)
+        expect(Math.max(...(await errors("mse", [3, 67], { reduction }, "f16")))).toBeLessThan(5e-4);
     });
 
   it("stay finite for any logit", async () => {

@@ -298,16 +298,17 @@ describe("pooling", () => {
   });
 
   // 16.8 million threads take SwiftShader 20 seconds
-  it.skipIf(device.name.includes("SwiftShader"))("reaches past one dimension of a grid", async () => {
-    const n = 256 * 65535 + 3;
-    const x = tensor(
-      Float32Array.from({ length: n }, (_, i) => i % 1009),
-      { shape: [1, n] },
-    );
-    const y = await avgPool1d(x, 1, { stride: 1 }).data();
-    expect([y.length, y[65535], y[n - 1]]).toEqual([n, 65535 % 1009, (n - 1) % 1009]);
-    x.dispose();
-  });
+  if (!device.name.includes("SwiftShader"))
+    it("reaches past one dimension of a grid", async () => {
+      const n = 256 * 65535 + 3;
+      const x = tensor(
+        Float32Array.from({ length: n }, (_, i) => i % 1009),
+        { shape: [1, n] },
+      );
+      const y = await avgPool1d(x, 1, { stride: 1 }).data();
+      expect([y.length, y[65535], y[n - 1]]).toEqual([n, 65535 % 1009, (n - 1) % 1009]);
+      x.dispose();
+    });
 
   it("names what is wrong with its input", () => {
     const x = tensor(randomValues(32), { shape: [2, 4, 4] });
