@@ -3,7 +3,7 @@
 /** The names that those kernels use for something else. */
 export const reserved: ReadonlySet<string> = new Set(
   `
-  H K KH KW N Params T TH TW W WG a affine ah al all angle at b batch before begin bh bias biased bits bl block
+  H K KH KW N Params T TH TW W WG a affine ah al all angle at b batch before begin bh bias biased bits bl
   blocks blocksO c channel channels chunk chunks col cols column columns count countH countW counter d da db
   dpadded dropped dw dx dy dz e end enter eps every everyH everyW factor finish finish1 finish4 first firstH
   firstTap firstW found g gradAt group groups h h0 half hop i id image inH inW index inner input inside j join
