@@ -79,32 +79,39 @@ describe("conv2d", () => {
     expect(Math.max(...(await errorsOf(c)))).toBeLessThan(2e-5);
   });
 
-  // Software GPUs have kernels of fewer lines; these are what a real one runs.
+  // In Chromium, SwiftShader takes a minute over each of these.
+  if (!("document" in globalThis)) {
+    // Software GPUs have kernels of fewer lines; these are what a real one runs.
+    it.each<Sweep>([
+      { x: [2, 2, 7, 8], weight: [2, 1, 2, 3], groups: 2, padding: [1, 1] },
+      { x: [1, 2, 5, 8], weight: [2, 1, 2, 2], groups: 2, padding: [1, 0], stride: [2, 1] },
+    ])(
+      "matches the reference with the kernels of real GPUs: %o",
+      async (c) => {
+        const device = await testDevice();
+        const { software } = device;
+        device.software = false;
+        try {
+          expect(Math.max(...(await errorsOf(c)))).toBeLessThan(2e-5);
+        } finally {
+          device.software = software;
+        }
+      },
+      180_000,
+    );
+
+    it("takes more workgroups than one grid dimension holds", async () => {
+      const y = conv2d(ones([1, 1, 4200, 4200]), tensor([[[[2]]]]));
+      expect((await y.data()).every((v) => v === 2)).toBe(true);
+    });
+  }
+
   it.each<Sweep>([
-    { x: [2, 2, 7, 8], weight: [2, 1, 2, 3], groups: 2, padding: [1, 1] },
-    { x: [1, 2, 9, 7], weight: [2, 1, 3, 2], groups: 2, padding: [1, 0], stride: [2, 2] },
-  ])("matches the reference with the kernels of real GPUs: %o", async (c) => {
-    const device = await testDevice();
-    const { software } = device;
-    device.software = false;
-    try {
-      expect(Math.max(...(await errorsOf(c)))).toBeLessThan(2e-5);
-    } finally {
-      device.software = software;
-    }
-  });
-
-  it("takes more workgroups than one grid dimension holds", async () => {
-    const y = conv2d(ones([1, 1, 4200, 4200]), tensor([[[[2]]]]));
-    expect((await y.data()).every((v) => v === 2)).toBe(true);
-  });
-
-  it.each<Sweep>(
-    (["reflect", "replicate", "circular"] as const).flatMap((paddingMode) => [
-      { x: [2, 10, 5, 6], weight: [9, 10, 3, 3], padding: [2, 1], paddingMode },
-      { x: [2, 3, 5, 8], weight: [3, 1, 3, 4], groups: 3, padding: [4, 2], stride: [2, 1], paddingMode },
-    ]),
-  )("pads as it is told: %o", async (c) => {
+    { x: [2, 10, 5, 6], weight: [9, 10, 3, 3], padding: [2, 1], paddingMode: "reflect" },
+    { x: [1, 10, 5, 6], weight: [9, 10, 3, 3], padding: [6, 1], paddingMode: "replicate" },
+    { x: [1, 10, 5, 6], weight: [9, 10, 3, 3], padding: [5, 1], paddingMode: "circular" },
+    { x: [2, 3, 5, 8], weight: [3, 1, 3, 4], groups: 3, padding: [4, 2], stride: [2, 1], paddingMode: "reflect" },
+  ])("pads as it is told: %o", async (c) => {
     expect(Math.max(...(await errorsOf(c)))).toBeLessThan(1e-5);
   });
 
