@@ -2,6 +2,7 @@
 import { globSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { type Feature, features } from "./features.data.ts";
+import { row } from "./generate.ts";
 
 /** The document; throws where a test that a row names is not there. */
 export function featureTable(root: string): string {
@@ -35,5 +36,3 @@ ${features
   )
   .join("\n")}`;
 }
-
-const row = (...cells: string[]): string => `| ${cells.map((cell) => cell.replaceAll("|", "\\|")).join(" | ")} |`;

@@ -30,7 +30,9 @@ export function layerTable(all: readonly Package[]): string {
 }
 
 const compare = (a: string, b: string): number => (a < b ? -1 : a > b ? 1 : 0);
-const row = (...cells: string[]): string => `| ${cells.map((cell) => cell.replaceAll("|", "\\|")).join(" | ")} |`;
+/** A row of a Markdown table. */
+export const row = (...cells: string[]): string =>
+  `| ${cells.map((cell) => cell.replaceAll("|", "\\|")).join(" | ")} |`;
 
 function withTable(text: string, table: string): string {
   const from = text.indexOf(begin);

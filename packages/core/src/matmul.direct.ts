@@ -7,7 +7,7 @@
  * A square of A is a mat4x4f with A's rows as columns, one of B has B's rows as columns: then B · A, in WGSL's column-major
  * sense, has the rows of C as columns. An operand stored the other way round is transposed in registers.
  */
-import type { GatheredOperand, MatmulShape } from "./matmul.kernels.ts";
+import { fieldsOf, type GatheredOperand, type MatmulShape } from "./matmul.kernels.ts";
 import type { FloatType } from "./tensor.ts";
 
 const four = (f: (i: number) => string): string => [0, 1, 2, 3].map(f).join(", ");
@@ -112,7 +112,7 @@ export function directSource(shape: MatmulShape): string {
   const act = (f: string): string => (wide ? `vec4f(${[..."xyzw"].map((c) => `${f}(v.${c})`).join(", ")})` : `${f}(v)`);
   return /* wgsl */ `
 struct Params {
-  M: u32, N: u32, K: u32, lda: u32, ldb: u32, strideA: u32, strideB: u32, batch: u32${mapped ? ", ldc: u32" : ""}${[gather?.fields, finish?.fields].map((fields) => (fields ? `, ${fields}` : "")).join("")}
+  M: u32, N: u32, K: u32, lda: u32, ldb: u32, strideA: u32, strideB: u32, batch: u32${mapped ? ", ldc: u32" : ""}${fieldsOf(shape)}
 }
 
 @group(0) @binding(0) var<uniform> params: Params;

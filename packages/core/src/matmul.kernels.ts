@@ -183,7 +183,8 @@ const arrayOf = (type: string, width: number): string =>
 const operandArray = ({ type, width, gather }: MatmulOperand): string =>
   arrayOf(type, gather ? (gather.vectors ? 4 : 1) : width);
 
-const fieldsOf = ({ gather, finish }: Pick<MatmulConfig, "gather" | "finish">): string =>
+/** What a gather and a finish add to the uniform struct `params`. */
+export const fieldsOf = ({ gather, finish }: Pick<MatmulConfig, "gather" | "finish">): string =>
   [gather?.fields, finish?.fields].map((fields) => (fields ? `, ${fields}` : "")).join("");
 
 function header(config: MatmulConfig, directives = ""): string {

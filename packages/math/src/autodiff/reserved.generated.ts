@@ -14,6 +14,6 @@ export const reserved: ReadonlySet<string> = new Set(
   scale seed series share sigmoid sigmoidGrad size skip squares start stream stride strideA strideB sum sums t
   take tap tapBlocks taps tapsBefore tapsH tapsOf team th thread threshold through tile tiles to top total
   tracked turn turned tw u uniform_ unit update v va value values variance vb w weight weightAt weights wg
-  width workgroupMax workgroupSum wrap x xhat y z
+  width workgroupMax workgroupSum wrap write x xhat y z
 `.match(/\w+/g),
 );
