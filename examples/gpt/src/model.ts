@@ -10,7 +10,7 @@
  */
 import { gelu } from "@kindling/activations";
 import { selfAttention } from "@kindling/attention";
-import { add, constant, Module, normal, persist, type Tensor, tensor } from "@kindling/core";
+import { add, fill, Module, normal, persist, type Tensor, tensor } from "@kindling/core";
 import { Dropout } from "@kindling/dropout";
 import { Embedding } from "@kindling/embedding";
 import { LayerNorm } from "@kindling/layernorm";
@@ -136,7 +136,7 @@ export class GPT extends Module {
     // variance should not grow with depth.
     const std = 0.02 * Math.sqrt(768 / width);
     for (const [name, p] of this.namedParameters()) {
-      if (name.endsWith(".bias")) constant(p, 0);
+      if (name.endsWith(".bias")) fill(p, 0);
       else if (p.shape.length === 2) normal(p, 0, name.endsWith("c_proj.weight") ? std / Math.sqrt(2 * layers) : std);
     }
   }

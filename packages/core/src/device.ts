@@ -236,8 +236,7 @@ export class Device {
 
   /** @internal The bytes of `t`, padded to 16. */
   async read(t: Tensor): Promise<ArrayBuffer> {
-    if (this.recorder)
-      throw new Error("capture: a captured function cannot read values back; return the tensor and read it outside");
+    if (this.recorder) throw new Error("capture: a captured function cannot read values back; read them outside");
     const { bytes } = t;
     const source = t.storage.block.buffer;
     const faults = this.#faults?.tensor;
@@ -291,9 +290,7 @@ export class Device {
    */
   write(t: Tensor, data: ArrayBufferView<ArrayBuffer>, hooked = false): void {
     if (this.recorder && !hooked) {
-      throw new Error(
-        "capture: a captured function cannot upload values, replay would not repeat it; create the tensor outside and pass it in",
-      );
+      throw new Error("capture: a captured function cannot upload values; create the tensor outside and pass it in");
     }
     const { block } = t.storage;
     let bytes = data;
@@ -363,7 +360,7 @@ interface SubgroupMatrixConfig {
 export interface InitOptions extends DeviceOptions {
   /** A GPUDevice to adopt, for instance one shared with another library. Its owner destroys it. */
   device?: GPUDevice;
-  /** "webgpu" is the only backend of core. */
+  /** "cpu" needs @kindling/nn, which also steps in where there is no WebGPU, unless "webgpu" is asked for. */
   backend?: "webgpu" | "cpu";
   powerPreference?: GPUPowerPreference;
   /** Node only: options of the package `webgpu` (Dawn), such as "backend=vulkan". Default: see `dawnOptions`. */
@@ -392,11 +389,25 @@ const LIMITS = [
  * Requests every feature and limit of the adapter that a kernel can use.
  */
 export async function init(options: InitOptions = {}): Promise<Device> {
-  if (options.backend !== undefined && options.backend !== "webgpu") {
-    throw new Error(`init: backend "${options.backend}" is not supported by @kindling/core; its kernels need WebGPU`);
-  }
-  const { device, info } = options.device ? { ...options, device: options.device } : await requestDevice(options);
-  return (state.device = new Device(device, { ...options, ...(info && { info }) }));
+  const opened = options.device ? { device: options.device } : await open(options);
+  return (state.device = new Device(opened.device, { ...opened, ...options }));
+}
+
+/** What opens a device that is no GPU, for `init`: it is given the reason where it was not asked for. */
+export function provideCpu(open: (reason?: Error) => Promise<GPUDevice>): void {
+  state.openCpu = open;
+}
+
+async function open(options: InitOptions): Promise<{ device: GPUDevice; info?: GPUAdapterInfo }> {
+  const { backend } = options;
+  const { openCpu } = state;
+  if (backend === "cpu" && openCpu) return { device: await openCpu() };
+  if (backend && backend !== "webgpu")
+    throw new Error(`init: backend "${backend}" needs @kindling/nn; import it first`);
+  return requestDevice(options).catch(async (error) => {
+    if (backend || !openCpu) throw error;
+    return { device: await openCpu(error) };
+  });
 }
 
 async function requestDevice({
@@ -422,7 +433,7 @@ async function nodeGpu(options: readonly string[] | undefined): Promise<GPU> {
   if (!process) throw new Error("init: this browser has no WebGPU (navigator.gpu is undefined)");
   const name = "webgpu"; // a variable, so that bundlers for browsers leave the import alone
   const { create, globals } = await import(/* @vite-ignore */ name).catch(() => {
-    throw new Error('init: WebGPU in Node needs the package "webgpu"; install it with: npm install webgpu');
+    throw new Error("init: WebGPU in Node needs a package: npm install webgpu");
   });
   const env = process.env.KINDLING_DAWN?.split(" ").filter(Boolean) ?? [];
   Object.assign(globalThis, globals);

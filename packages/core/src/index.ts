@@ -2,22 +2,23 @@ export { add, cast, copy, copyInto, elementOf, fill, mul, reshape, sumRows, thre
 export { autocast, autocastType } from "./autocast.ts";
 export { backward, needsGrad, noGrad, record } from "./autograd.ts";
 export { type Captured, capture } from "./capture.ts";
-export { Device, DeviceError, type DeviceOptions, defaultDevice, type InitOptions, init, memory } from "./device.ts";
+export { type Delegate, delegated, setDelegate } from "./delegate.ts";
 export {
-  calculateGain,
-  constant,
-  type KaimingOptions,
-  kaimingNormal,
-  kaimingUniform,
-  type Nonlinearity,
-  xavierNormal,
-  xavierUniform,
-} from "./init.ts";
+  Device,
+  DeviceError,
+  type DeviceOptions,
+  defaultDevice,
+  type InitOptions,
+  init,
+  memory,
+  provideCpu,
+} from "./device.ts";
+export { kaimingUniform, xavierNormal, xavierUniform } from "./init.ts";
 export { grid, type Kernel, kernel, type Launch, variants, type Workgroups } from "./kernel.ts";
 export type { Finish, Gather, GatheredOperand, MappedResult } from "./matmul.kernels.ts";
 export { type MatmulLaunch, type MatmulOptions, matmul, matmulForward } from "./matmul.ts";
 export { clearGrad, isModule, type LoadResult, Module, type StateDict } from "./module.ts";
-export { checkPointwise, type Pointwise } from "./pointwise.ts";
+export { checkPointwise, type Pointwise, pointwiseParameters } from "./pointwise.ts";
 export { manualSeed, nextStream, normal, pcg4d, philox, rand, randn, type Stream, uniform } from "./random.ts";
 export { workgroupReduce } from "./reduce.ts";
 export { persist, type Scope, scope } from "./scope.ts";

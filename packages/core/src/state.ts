@@ -4,6 +4,7 @@
  * It lives on globalThis under a registered symbol, so that two copies of core in one bundle (a bundler's accident, or a
  * copied layer beside an installed one) share one default device and one tape mode instead of silently having two.
  */
+import type { Delegate } from "./delegate.ts";
 import type { Device } from "./device.ts";
 import type { Scope } from "./scope.ts";
 import type { FloatType } from "./tensor.ts";
@@ -15,6 +16,10 @@ export interface State {
   /** The dtype of matrix operands inside `autocast`. */
   autocast: FloatType | null;
   scopes: Scope[];
+  /** Computes layers in place of their kernels. */
+  delegate: Delegate | null;
+  /** See provideCpu. */
+  openCpu: ((reason?: Error) => Promise<GPUDevice>) | undefined;
   /** Counts recorded operations; backward visits them in falling order. */
   sequence: number;
 }
@@ -26,5 +31,7 @@ export const state: State = ((globalThis as { [KEY]?: State })[KEY] ??= {
   grad: true,
   autocast: null,
   scopes: [],
+  delegate: null,
+  openCpu: undefined,
   sequence: 0,
 });
