@@ -14,6 +14,7 @@
  */
 import {
   checkPointwise,
+  delegated,
   emptyLike,
   type FloatType,
   grid,
@@ -168,6 +169,8 @@ export function apply(fn: Pointwise, x: Tensor, { dropout = 0 }: ActivationOptio
   kernelsOf(fn); // throws unless fn is a Pointwise
   if (x.dtype !== "f32" && x.dtype !== "f16") throw new Error(`${fn.name}: x is ${x.dtype}, expected f32 or f16`);
   checkDropout(fn.name, dropout);
+  const other = delegated<Tensor>("activation", { x }, { activation: fn, dropout });
+  if (other) return other;
   const drop = dropout > 0 ? { p: dropout, stream: nextStream(x.device) } : null;
   return record(applyForward(fn, x, drop), [x], (dy) => [applyBackward(fn, dy, x, drop)]);
 }

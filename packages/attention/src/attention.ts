@@ -16,6 +16,7 @@ import {
   autocastType,
   cast,
   type Device,
+  delegated,
   empty,
   emptyLike,
   type FloatType,
@@ -550,6 +551,12 @@ export function scaledDotProductAttention(q: Tensor, k: Tensor, v: Tensor, optio
     y: strides(heads, queries, valueDim),
   };
   const mask = checkMask(name, options.attnMask, [batch, heads, queries], [keys, keyRows]);
+  const other = delegated<Tensor>(
+    name,
+    { q, k, v, mask },
+    { ...options, keyLength: keys, queryOffset, dropout, scale },
+  );
+  if (other) return other;
   const inputs = [matrixOperand(q), matrixOperand(k), matrixOperand(v)] as const;
   const [qs, ks, vs] = inputs;
   return attend({ q: qs, k: ks, v: vs, mask }, layout, [batch, heads, queries, valueDim], inputs, (dy, saved) => {
@@ -606,6 +613,12 @@ export function selfAttention(qkv: Tensor, numHeads: number, options: SelfAttent
     scale: options.scale ?? 1 / Math.sqrt(dim),
   };
   const mask = checkMask(name, options.attnMask, [batch, numHeads, length], [length]);
+  const other = delegated<Tensor>(
+    name,
+    { qkv, mask },
+    { ...options, numHeads, numKvHeads: kvHeads, dropout, scale: layout.scale },
+  );
+  if (other) return other;
   const x = matrixOperand(qkv);
   return attend({ q: x, k: x, v: x, mask }, layout, [batch, length, numHeads * dim], [x], (dy, saved) => {
     const dx = emptyLike(x);

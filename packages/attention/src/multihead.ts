@@ -14,6 +14,7 @@ import {
   autocastType,
   cast,
   type Device,
+  delegated,
   empty,
   emptyLike,
   type FloatType,
@@ -756,6 +757,10 @@ export class MultiheadAttention extends Module {
     const key = keyOrNull ?? query;
     const value = valueOrNull ?? key;
     const { batch, queries, keys } = this.#check(query, key, value, attnMask, keyPaddingMask);
+    const tensors = { query, key, value, attnMask, keyPaddingMask };
+    const settings = { module: this, isCausal, needWeights, averageAttnWeights };
+    const other = delegated<Tensor & AttentionWithWeights>("multiheadAttention", tensors, settings);
+    if (other) return other;
     const { numHeads: heads, headDim: dim, in_proj_weight: packed, in_proj_bias: bias } = this;
     // With a batch of one both layouts are the same.
     const sizes = { batch, heads, dim, batchFirst: this.batchFirst || batch === 1 };

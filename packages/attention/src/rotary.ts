@@ -15,6 +15,7 @@
  */
 import {
   type Device,
+  delegated,
   empty,
   emptyLike,
   type FloatType,
@@ -198,6 +199,8 @@ export function rotary(
   if (!Number.isInteger(offset) || offset < -(2 ** 31) || offset + length > 2 ** 31)
     throw new Error(`rotary: offset is ${offset}, expected a whole number with positions of 32 bits`);
   if (positions) checkPositions(x, positions, offset);
+  const other = delegated<Tensor>("rotary", { x, positions }, rotation);
+  if (other) return other;
   const y = rotate(x, rotation, 1);
   if (!positions) return record(y, [x], (dy) => [rotate(dy, rotation, -1)]);
   // an input, so that backward notices if the positions were overwritten

@@ -17,6 +17,7 @@ import {
   cast,
   checkPointwise,
   type Device,
+  delegated,
   empty,
   emptyLike,
   type FloatType,
@@ -728,6 +729,8 @@ export function batchNorm(
     ...{ training, momentum, eps, residual, activation },
   };
   check(x, settings);
+  const other = delegated<Tensor>("batchNorm", { x }, settings);
+  if (other) return other;
   const packed = training ? batchNormStatistics(x, settings) : null;
   const y = batchNormApply(x, settings, packed);
   // Of running statistics the backward makes its own; those of the batch are packed already.

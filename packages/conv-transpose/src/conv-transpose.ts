@@ -18,6 +18,7 @@ import {
   cast,
   checkPointwise,
   type Device,
+  delegated,
   empty,
   emptyLike,
   type FloatType,
@@ -598,6 +599,8 @@ export function convTranspose2d(x: Tensor, weight: Tensor, options: ConvTranspos
 function convTranspose(rank: 1 | 2, x: Tensor, weight: Tensor, options: ConvTransposeOptions<Sizes>): Tensor {
   const { bias = null, activation = null } = options;
   const { geometry, shape } = check(rank, x, weight, options);
+  const other = delegated<Tensor>(`convTranspose${rank}d`, { x, weight, bias }, options);
+  if (other) return other;
   const { forward, inputGrad } = geometry;
   const compute = autocastType() ?? floatOf(x);
   const y = emptyLike(x, { shape, dtype: compute });

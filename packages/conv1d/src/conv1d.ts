@@ -16,6 +16,7 @@ import {
   cast,
   checkPointwise,
   type Device,
+  delegated,
   empty,
   emptyLike,
   type FloatType,
@@ -613,6 +614,8 @@ export interface Conv1dOptions {
 export function conv1d(x: Tensor, weight: Tensor, options: Conv1dOptions = {}): Tensor {
   const { bias = null, activation = null } = options;
   const g = check(x, weight, options);
+  const other = delegated<Tensor>("conv1d", { x, weight, bias }, options);
+  if (other) return other;
   const c = g.forward;
   const compute = autocastType() ?? floatOf(x);
   const y = emptyLike(x, { shape: [...x.shape.slice(0, -2), c.groups * c.outer, c.count], dtype: compute });

@@ -16,6 +16,7 @@ import {
   cast,
   checkPointwise,
   type Device,
+  delegated,
   empty,
   emptyLike,
   type FloatType,
@@ -1019,6 +1020,8 @@ export interface Conv2dOptions {
 export function conv2d(x: Tensor, weight: Tensor, options: Conv2dOptions = {}): Tensor {
   const { bias = null, activation = null } = options;
   const g = check(x, weight, options);
+  const other = delegated<Tensor>("conv2d", { x, weight, bias }, options);
+  if (other) return other;
   const { h, w, outer, groups } = g.forward;
   const compute = autocastType() ?? floatOf(x);
   const keepZ = activation !== null && [x, weight, bias].some(needsGrad);

@@ -12,7 +12,7 @@ import type { Tensor } from "./tensor.ts";
 export type Delegate = (
   layer: string,
   tensors: Readonly<Record<string, Tensor | null | undefined>>,
-  settings: Readonly<Record<string, unknown>>,
+  settings: object,
 ) => unknown;
 
 /** The delegate's result, or null: `const other = delegated<Tensor>("relu", { x }, {}); if (other) return other;` */

@@ -13,6 +13,7 @@ import { sumRows } from "./arithmetic.ts";
 import { autocastType } from "./autocast.ts";
 import { needsGrad, record } from "./autograd.ts";
 import { broadcast, repeatTo } from "./broadcast.ts";
+import { delegated } from "./delegate.ts";
 import type { Device } from "./device.ts";
 import { grid, type Kernel, kernel } from "./kernel.ts";
 import { directParams, directSource, directThreads } from "./matmul.direct.ts";
@@ -216,6 +217,8 @@ export function matmul(
   }
   if (bias && (bias.shape.length !== 1 || bias.size !== N))
     throw new Error(`matmul: bias has shape [${bias.shape}], expected [${N}]`);
+  const other = delegated<Tensor>("matmul", { a, b, bias }, { transposeA, transposeB });
+  if (other) return other;
   const lead = leadA.length > 0 ? leadA : leadB;
   const compute = cast ?? (a.dtype as FloatType);
   const dims: Product = {

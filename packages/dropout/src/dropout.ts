@@ -9,6 +9,7 @@
  * Order of this file: kernel, launcher, differentiable function, module.
  */
 import {
+  delegated,
   emptyLike,
   type FloatType,
   grid,
@@ -71,6 +72,8 @@ export function dropout(x: Tensor, p = 0.5, { training = true }: { training?: bo
   if (x.dtype !== "f32" && x.dtype !== "f16") throw new Error(`dropout: x is ${x.dtype}, expected f32 or f16`);
   checkProbability("dropout", p);
   if (!training || p === 0) return x;
+  const other = delegated<Tensor>("dropout", { x }, { p });
+  if (other) return other;
   const none = (like: Tensor): Tensor => zeros(like.shape, like);
   if (p === 1) return record(none(x), [x], (dy) => [none(dy)]);
   const stream = nextStream(x.device);

@@ -11,6 +11,7 @@
  */
 import {
   type Device,
+  delegated,
   empty,
   emptyLike,
   type FloatType,
@@ -475,6 +476,8 @@ export function embedding(
   }
   const padding = rowOf(paddingIdx, weight.shape[0]!);
   checkNorm(maxNorm, normType);
+  const other = delegated<Tensor>("embedding", { ids, weight }, { padding, maxNorm, normType, scaleGradByFreq });
+  if (other) return other;
   if (maxNorm !== null) embeddingShorten(ids, weight, maxNorm, normType);
   return record(embeddingForward(ids, weight), [weight, ids], (dy) => [
     needsGrad(weight) ? embeddingGrad(dy, ids, weight, { paddingIdx: padding, scaleGradByFreq }) : null,

@@ -10,6 +10,7 @@
  */
 import {
   checkPointwise,
+  delegated,
   emptyLike,
   type FloatType,
   kernel,
@@ -157,6 +158,8 @@ export interface GLUOptions {
  */
 export function glu(x: Tensor, { dim = -1, activation = sigmoid }: GLUOptions = {}): Tensor {
   const axis = check(x, dim, activation);
+  const other = delegated<Tensor>("glu", { x }, { axis, activation });
+  if (other) return other;
   const half = sizeOf(x.shape.slice(axis)) / 2;
   const shape = x.shape.map((size, i) => (i === axis ? size / 2 : size));
   return record(gluForward(x, half, activation, shape), [x], (dy) => [gluBackward(dy, x, half, activation)]);

@@ -18,6 +18,7 @@ import {
   buffer,
   cast,
   type Device,
+  delegated,
   empty,
   emptyLike,
   type FloatType,
@@ -740,6 +741,8 @@ export function groupNorm(
     throw new Error(`groupNorm: residual has shape [${residual.shape}], expected [${x.shape}]`);
   if (x.size === numGroups)
     throw new Error(`groupNorm: x has shape [${x.shape}], expected more than 1 value per group of ${numGroups}`);
+  const other = delegated<Tensor & NormAndSum>("groupNorm", { x, weight, bias, residual }, { numGroups, eps });
+  if (other) return other;
   const dtype = autocastType() && "f32";
   const { output, sum } = normalize(x, numGroups, { weight, bias, eps, residual, dtype, known: null });
   return residual ? { output, sum } : output;
@@ -788,6 +791,12 @@ export function instanceNorm(
   const { params } = layoutOf(x, groups);
   if (useInputStats && params.space === 1)
     throw new Error(`instanceNorm: x has shape [${x.shape}], expected more than 1 element of space for useInputStats`);
+  const other = delegated<Tensor>(
+    "instanceNorm",
+    { x, weight, bias, runningMean, runningVar },
+    { useInputStats, momentum, eps },
+  );
+  if (other) return other;
   const running = (stats: Tensor): void => {
     if (!runningMean || !runningVar) return;
     runningKernel(runningMean.dtype as FloatType, !useInputStats).run(

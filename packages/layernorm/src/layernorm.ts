@@ -15,6 +15,7 @@ import {
   autocastType,
   cast,
   type Device,
+  delegated,
   empty,
   emptyLike,
   type FloatType,
@@ -532,6 +533,8 @@ export function layerNorm(
 ): Tensor | NormAndSum {
   const shape = typeof normalizedShape === "number" ? [normalizedShape] : normalizedShape;
   check(x, shape, weight, bias, residual);
+  const other = delegated<Tensor & NormAndSum>("layerNorm", { x, weight, bias, residual }, { shape, eps });
+  if (other) return other;
   const cols = sizeOf(shape);
   const dtype = autocastType() && autocastToF32 ? "f32" : autocastType();
   const { y, sum, stats } = layerNormForward(x, cols, { weight, bias, eps, residual, dtype });

@@ -15,6 +15,7 @@ import {
   cast,
   checkPointwise,
   type Device,
+  delegated,
   empty,
   emptyLike,
   type Finish,
@@ -169,6 +170,8 @@ export function linear(
 ): Tensor {
   check(x, weight, bias, activation);
   checkDropout("linear", dropout);
+  const other = delegated<Tensor>("linear", { x, weight, bias }, { activation, dropout });
+  if (other) return other;
   const [N, K] = weight.shape as [number, number];
   const M = x.size / K;
   const compute = autocastType() ?? (x.dtype as FloatType);

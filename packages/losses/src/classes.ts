@@ -14,6 +14,7 @@
  */
 import {
   cast,
+  delegated,
   emptyLike,
   type FloatType,
   grid,
@@ -432,6 +433,12 @@ export function crossEntropy(
   checkFloats(fail, { input });
   checkRows(fail, input.shape, target, { weight, ignoreIndex, reduction });
   checkSmoothing(fail, labelSmoothing, zLoss);
+  const other = delegated<Tensor>(
+    "crossEntropy",
+    { input, target, weight },
+    { ignoreIndex, labelSmoothing, zLoss, reduction },
+  );
+  if (other) return other;
   const settings = { weight: weight && cast(weight, "f32"), ignoreIndex, labelSmoothing, zLoss };
   const rows = crossEntropyForward(input, target, settings);
   const { y, total } = reduced(rows, reduction, idsOf(input.shape));
@@ -451,6 +458,8 @@ export function nll(
   if (isFloat(target.dtype)) fail(`target is ${target.dtype}, expected class ids (i32, u32)`);
   checkFloats(fail, { input });
   checkRows(fail, input.shape, target, { weight, ignoreIndex, reduction });
+  const other = delegated<Tensor>("nll", { input, target, weight }, { ignoreIndex, reduction });
+  if (other) return other;
   const settings = { weight: weight && cast(weight, "f32"), ignoreIndex, labelSmoothing: 0, zLoss: 0 };
   const rows = nllForward(input, target, settings);
   const { y, total } = reduced(rows, reduction, idsOf(input.shape));

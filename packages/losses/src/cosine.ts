@@ -6,6 +6,7 @@
  * Order of this file: kernels, launchers, differentiable function, module.
  */
 import {
+  delegated,
   emptyLike,
   type FloatType,
   grid,
@@ -150,6 +151,8 @@ export function cosineEmbedding(
   if (target.dtype === "bool") fail("target is bool, expected numbers 1 and -1");
   if (!Number.isFinite(margin)) fail(`margin is ${margin}, expected a finite number`);
   checkReduction(fail, reduction);
+  const other = delegated<Tensor>("cosineEmbedding", { x1, x2, target }, { margin, reduction });
+  if (other) return other;
   const rows = cosineForward(x1, x2, target, margin);
   const { y, total } = reduced(rows, reduction, shape);
   return record(y, [x1, x2, target], (dy) => [

@@ -6,6 +6,7 @@
 import {
   buffer,
   cast,
+  delegated,
   empty,
   emptyLike,
   type FloatType,
@@ -250,6 +251,9 @@ function elementwise(input: Tensor, target: Tensor, settings: ElementSettings): 
     return cast(w, "f32");
   };
   const f32 = { ...settings, weight: repeated("weight"), posWeight: repeated("posWeight") };
+  const { weight, posWeight, ...rest } = f32;
+  const other = delegated<Tensor>(name, { input, target, weight, posWeight }, rest);
+  if (other) return other;
   const dtype = input.dtype === target.dtype ? input.dtype : "f32";
   const [x, t] = [cast(input, dtype), cast(target, dtype)];
   const rows = elementForward(x, t, f32);

@@ -14,6 +14,7 @@ import {
   autocastType,
   cast,
   copyInto,
+  delegated,
   emptyLike,
   type FloatType,
   full,
@@ -187,6 +188,9 @@ export function linearCrossEntropy(
   const rows = target.size;
   checkRows(fail, [rows, classes], target.view(0, [rows]), { weight: classWeight, ignoreIndex, reduction });
   checkSmoothing(fail, labelSmoothing, zLoss);
+  const rest = { ignoreIndex, labelSmoothing, zLoss, reduction };
+  const other = delegated<Tensor>("linearCrossEntropy", { x, weight, target, bias, classWeight }, rest);
+  if (other) return other;
 
   const operands: Operands = {
     ...{ x, weight, bias, target: target.view(0, [rows]) },

@@ -13,6 +13,7 @@
  * Order of this file: kernels, launchers, differentiable functions, modules.
  */
 import {
+  delegated,
   empty,
   emptyLike,
   type FloatType,
@@ -482,6 +483,8 @@ const outputShape = (x: Tensor, axes: readonly Axis[]): Shape => [
 ];
 
 function maxPool<I extends boolean>(x: Tensor, axes: readonly Axis[], returnIndices: I | undefined): MaxPooled<I> {
+  const other = delegated<MaxPooled<I>>("maxPool", { x }, { axes, returnIndices });
+  if (other) return other;
   const plan = planOf("max", x, axes);
   const { y, indices } = poolForward(x, outputShape(x, axes), plan, returnIndices || needsGrad(x));
   const output = record(y, [x], (dy) => [poolInputGrad(dy, x.shape, plan, indices)]);
@@ -489,6 +492,8 @@ function maxPool<I extends boolean>(x: Tensor, axes: readonly Axis[], returnIndi
 }
 
 function avgPool(x: Tensor, axes: readonly Axis[], countIncludePad?: boolean, divisor?: number | null): Tensor {
+  const other = delegated<Tensor>("avgPool", { x }, { axes, countIncludePad, divisor });
+  if (other) return other;
   const plan = planOf("avg", x, axes, countIncludePad, divisor);
   const { y } = poolForward(x, outputShape(x, axes), plan, false);
   return record(y, [x], (dy) => [poolInputGrad(dy, x.shape, plan, null)]);

@@ -14,6 +14,7 @@ import {
   autocastType,
   cast,
   type Device,
+  delegated,
   empty,
   emptyLike,
   type FloatType,
@@ -474,6 +475,8 @@ export function rmsNorm(
 ): Tensor | NormAndSum {
   const shape = typeof normalizedShape === "number" ? [normalizedShape] : normalizedShape;
   check(x, shape, weight, residual);
+  const other = delegated<Tensor & NormAndSum>("rmsNorm", { x, weight, residual }, { shape, eps: eps ?? 2 ** -23 });
+  if (other) return other;
   const cols = sizeOf(shape);
   const dtype = autocastType() && autocastToF32 ? "f32" : autocastType();
   const { y, sum, stats } = rmsNormForward(x, cols, { weight, eps: eps ?? 2 ** -23, residual, dtype });

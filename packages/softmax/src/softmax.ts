@@ -12,6 +12,7 @@
  */
 import {
   autocastType,
+  delegated,
   emptyLike,
   type FloatType,
   grid,
@@ -357,6 +358,8 @@ export const softmin = (x: Tensor, options?: SoftmaxOptions): Tensor => apply("s
 
 function apply(kind: SoftmaxKind, x: Tensor, { dim: given = -1, causal = false }: SoftmaxOptions = {}): Tensor {
   const dim = check(kind, x, given, causal);
+  const other = delegated<Tensor>(kind, { x }, { dim, causal });
+  if (other) return other;
   const xType = x.dtype as FloatType;
   const y = softmaxForward(x, { kind, dim, causal, dtype: autocastType() ? "f32" : xType });
   return record(y, [x], (dy) => [softmaxBackward(dy, y, { kind, dim, causal, dtype: xType })]);
