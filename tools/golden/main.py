@@ -18,7 +18,7 @@ ROOT = HERE.parents[1]
 LAYERS = sorted(file.stem.replace("_", "-") for file in (HERE / "layers").glob("[a-z]*.py"))
 MAX_BYTES = 200_000
 # Where a file of layers/ is not called as its package.
-PACKAGES = {"multihead": "attention"}
+PACKAGES = {"elementwise": "math", "multihead": "attention", "transformer": "nn"}
 
 
 def fixture(layer: str) -> tuple[bytes, int]:

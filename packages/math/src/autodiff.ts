@@ -4,6 +4,8 @@
  *   grad(source)   reverse mode: fn f(x, y) -> T   becomes   fn fGrad(x, y, dResult: T) -> the gradients of x and y
  *   jvp(source)    forward mode: fn f(x, y) -> T   becomes   fn fJvp(x, y, dx, dy) -> T, the change of the result
  *   pointwise()    a scalar function with its derivative, to fuse into any layer
+ *   elementwise()  a function of one element over broadcast tensors, as one kernel and one of its derivative
+ *   row()          the same for a function with rowSum, rowMean or rowMax
  *
  * A second derivative is the derivative of a derivative: append one to the source and derive it in turn.
  * What has no derivative, or none that can be derived, is an AutodiffError with line, column and reason.
@@ -12,17 +14,21 @@
  * Order of work: source.ts parses, lower.ts resolves names and types into values (ir.ts), derive.ts turns them into those
  * of the derivative by the rules of rules.ts, print.ts writes them down.
  */
-import type { Pointwise } from "@kindling/core";
+import type { Pointwise, Tensor } from "@kindling/core";
 import { builtinNames } from "./autodiff/builtins.ts";
 import { type Derived, Forward, Reverse } from "./autodiff/derive.ts";
+import { type Embedded, embed, isTaken, outermost } from "./autodiff/embed.ts";
 import type { Fn, Value } from "./autodiff/ir.ts";
 import { Lowering } from "./autodiff/lower.ts";
 import { Printer } from "./autodiff/print.ts";
-import { reserved } from "./autodiff/reserved.generated.ts";
-import { AutodiffError, identifiers, parse, type Source } from "./autodiff/source.ts";
+import { AutodiffError, parse, type Source } from "./autodiff/source.ts";
 import { isDifferentiable, type Type } from "./autodiff/types.ts";
+import { checkTypes, type ElementFunction, elementFunctionOf, runElementwise } from "./elementwise.ts";
+import type { MathFunction } from "./functions.ts";
+import type { Operand, Scalar } from "./operands.ts";
+import { type RowOptions, row, textOf } from "./row.ts";
 
-export { AutodiffError };
+export { AutodiffError, type Operand, type RowOptions, row };
 
 export interface DerivativeOptions {
   /** The parameters to differentiate by. Default: all that are made of floats. */
@@ -39,6 +45,11 @@ export interface DerivativeOptions {
  * with a member `dNAME` for each. The text stands beside that of `source`, whose structs and constants it may name.
  */
 export function grad(source: string, options: DerivativeOptions = {}): string {
+  return gradient(source, options);
+}
+
+/** `structName`: what the result's type is called instead, where there are several gradients. */
+function gradient(source: string, options: DerivativeOptions, structName?: string): string {
   const { parsed, fn, wrt, name } = prepare("grad", source, options, "Grad");
   const names = new Set(fn.params.map(({ text }) => text));
   const seed = ["dy", "dz", "dResult"].find((d) => !names.has(d) && !names.has(d.slice(1))) ?? unused("dResult", names);
@@ -52,7 +63,7 @@ export function grad(source: string, options: DerivativeOptions = {}): string {
     const derived = reverse.finish(() => gradients.get(first)!);
     return new Printer(derived, reserved, fail).print(name, first.type);
   }
-  const struct = `${name[0]!.toUpperCase()}${name.slice(1)}s`;
+  const struct = structName ?? `${name[0]!.toUpperCase()}${name.slice(1)}s`;
   if (parsed.names.has(struct))
     throw new Error(`grad: ${struct}, the result's type, is declared in the source already`);
   const members = wrt.map((param) => ({ name: `d${param.text}`, type: param.type }));
@@ -133,57 +144,56 @@ function prepare(
 
 const list = (names: readonly string[]): string => (names.length ? names.join(", ") : "a function, but there is none");
 
-/** The function that no other one calls. */
-function outermost(where: string, { fns, text }: Source): string {
-  const names = [...fns.keys()];
-  if (names.length === 0) throw new Error(`${where}: the source has no function`);
-  const called = new Set<string>();
-  for (const fn of fns.values()) {
-    const own = text.slice(fn.body.start, fn.body.end);
-    for (const name of names) if (new RegExp(`\\b${name}\\s*\\(`).test(own)) called.add(name);
-  }
-  const free = names.filter((name) => !called.has(name));
-  if (free.length === 1 || names.length === 1) return free[0] ?? names[0]!;
-  throw new Error(`${where}: which function? fn is one of ${list(names)}`);
-}
+/** Endings of the names that a derivative adds. */
+const made = ["Grad", "Grads"];
 
 /**
  * A scalar function with its derivative, for any layer that takes an activation: `linear(x, w, b, { activation: swoosh })`.
- * `wgsl` defines `fn NAME(x: f32) -> f32` and may define other functions, structs and constants beside it; their names
- * get NAME as a prefix, so that they cannot meet those of a kernel. The same text gives the same kernels each time.
+ * `wgsl` defines `fn NAME(x: f32) -> f32`, with inputs of its own `fn NAME(x: f32, mask: f32) -> f32`, and may define other
+ * functions, structs and constants beside it; their names get NAME as a prefix, so that they cannot meet those of a kernel.
+ * The derivative of a function of several inputs returns a struct NAMEGrads with `dx`, `dmask`. The same text gives the same
+ * kernels each time.
  */
 export function pointwise(name: string, wgsl: string): Pointwise {
   const where = `pointwise("${name}")`;
   if (typeof name !== "string" || !/^[A-Za-z]\w*$/.test(name) || name.includes("__")) {
     throw new Error(`${where}: the name is not an identifier`);
   }
-  if (reserved.has(name) || builtinNames.has(name)) {
-    throw new Error(`${where}: kernels use the name ${name} for something else; choose another`);
+  if (isTaken(name)) throw new Error(`${where}: kernels use the name ${name} for something else; choose another`);
+  const embedded = embed(where, wgsl, name, made);
+  const { parameters, result, fail } = embedded;
+  if (parameters.length === 0 || [...parameters, { type: result }].some(({ type }) => type !== "f32")) {
+    fail(`expected fn ${name}(x: f32) -> f32, or with further inputs of f32`);
   }
-  const source = parse(where, wgsl);
-  const fn = source.fns.get(name);
-  if (!fn) throw new Error(`${where}: the source does not define fn ${name}(x: f32) -> f32`);
-  if (source.directive) source.fail(source.directive, "a directive; the text becomes part of a kernel");
-  const lowering = new Lowering(source);
-  const { params, result } = lowering.lower(name);
-  if (params.length !== 1 || params[0]!.type.text !== "f32" || result.type.text !== "f32") {
-    source.fail(fn, `expected fn ${name}(x: f32) -> f32`);
-  }
-  if (lowering.usesRows) source.fail(fn, `${name} works on a row, not on one element`);
+  const { forward, backward } = differentiated(embedded);
+  return { name, forward, backward };
+}
 
-  const taken = new Set(source.names).add(`${name}Grad`);
-  const renamed = new Map<string, string>();
-  for (const own of source.names) {
-    if (own === name || own.startsWith(name)) continue;
-    let prefixed = `${name}${own[0]!.toUpperCase()}${own.slice(1)}`;
-    while (taken.has(prefixed)) prefixed += "_";
-    taken.add(prefixed);
-    renamed.set(own, prefixed);
-  }
-  let forward = wgsl;
-  for (const { start, text } of identifiers(source).reverse()) {
-    const to = renamed.get(text);
-    if (to) forward = forward.slice(0, start) + to + forward.slice(start + text.length);
-  }
-  return { name, forward, backward: grad(forward, { fn: name }) };
+/** A function of one element and its derivative, if it has one, ready for a kernel. */
+function differentiated({ name, called, source, parameters, result, usesRows, fail }: Embedded): ElementFunction {
+  if (usesRows) fail(`${called} works on a row, not on one element; see row`);
+  const differentiable = result === "f32" && parameters.some(({ type }) => type === "f32");
+  const backward = differentiable ? gradient(source.text, { fn: name }, `${name}Grads`) : "";
+  return { name, called, forward: source.text, backward, parameters, result: result as Scalar };
+}
+
+const derived = new Map<string, ElementFunction>();
+
+/**
+ * `fn` of every element of its operands, which broadcast as in PyTorch: one kernel, and one for all gradients. `fn` is WGSL
+ * text, derived once, whose outermost function is meant (`pointwise` says which); a function of @kindling/math; or a value that carries its
+ * derivative. A parameter of f32 takes f32 and f16 tensors and numbers, one of i32, u32 or bool takes tensors of that dtype.
+ * The result is f32, or f16 where all float operands are; a function that returns i32, u32 or bool gives such a tensor, without
+ * a gradient. Throws on a wrong count, dtype, shape or device, and where the GPU binds fewer buffers.
+ *
+ *     elementwise("fn swish2(x: f32, beta: f32) -> f32 { return x / (1.0 + exp(-beta * x)); }", x, beta)
+ */
+export function elementwise(fn: string | MathFunction | Pointwise, ...operands: readonly Operand[]): Tensor {
+  const text = textOf(fn);
+  if (!text || (typeof fn === "object" && "forward" in fn))
+    return runElementwise(elementFunctionOf(fn as Pointwise), operands);
+  const key = `${text.name ?? ""}\n${text.wgsl}`;
+  let own = derived.get(key);
+  if (!own) derived.set(key, (own = checkTypes(differentiated(embed("elementwise", text.wgsl, text.name, made)))));
+  return runElementwise(own, operands);
 }

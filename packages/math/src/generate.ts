@@ -1,41 +1,49 @@
 // Writes derivatives.generated.ts; tools/generate calls it.
-import { grad, pointwise } from "./autodiff.ts";
+import { grad } from "./autodiff.ts";
 import * as functions from "./functions.ts";
 
-type MathFunction = functions.MathFunction;
+const header = "// Written by `pnpm generate` from functions/. Do not edit.\n";
 
-const isFunction = (value: unknown): value is MathFunction =>
-  typeof value === "object" && value !== null && "wgsl" in value;
+/** What is differentiated by, of those where it is not every f32. */
+const wrt: Readonly<Record<string, string>> = { dropout: "x" };
 
-const header = `// Written by \`pnpm generate\` from functions.ts. Do not edit.
-import type { Pointwise } from "@kindling/core";
-`;
+/** Every function with a gradient, by name: those with numbers to choose, by x alone. */
+export function differentiable(): { fn: functions.MathFunction; wrt?: string }[] {
+  return Object.values<unknown>(functions)
+    .flatMap((value) => {
+      if (typeof value === "function" && "of" in value) return [{ fn: value.of as functions.MathFunction, wrt: "x" }];
+      if (typeof value !== "object" || value === null || !("wgsl" in value)) return [];
+      const fn = value as functions.MathFunction;
+      return [{ fn, ...(wrt[fn.name] && { wrt: wrt[fn.name]! }) }];
+    })
+    .filter(({ fn }, i, list) => list.findIndex((other) => other.fn === fn) === i)
+    .filter(({ fn: { wgsl } }) => /-> (f32|vec\df) /.test(wgsl) && /: (f32|vec\df)\b/.test(headOf(wgsl)))
+    .sort((a, b) => (a.fn.name < b.fn.name ? -1 : 1));
+}
+
+const headOf = (wgsl: string): string => wgsl.slice(0, wgsl.indexOf(" {"));
+
+/**
+ * The derivative's text. The slope of `accurateExp` is itself, not that of its polynomial: it is differentiated as what it
+ * stands for, `exp`. So the text calls functions of `link(fn)`.
+ */
+function derivative(fn: functions.MathFunction, wrt?: string): string {
+  const options = { fn: fn.name, ...(wrt && { wrt }) };
+  const { wgsl, name } = functions.accurateExp;
+  const source = functions.link(fn);
+  if (!source.includes(wgsl)) return grad(source, options);
+  const named = source.replace(wgsl, fn.name === name ? `fn ${name}(x: f32) -> f32 { return ${name}(x); }` : "");
+  if (/\bexp\(/.test(named)) throw new Error(`${fn.name}: calls both exp and ${name}`);
+  const body = named.replaceAll(`${name}(`, "exp(").replace("fn exp(", `fn ${name}(`);
+  return grad(body, options).replace(/\bexp\(/g, `${name}(`);
+}
 
 /** The text of derivatives.generated.ts. */
 export function derivatives(): string {
-  const parts = Object.values(functions)
-    .filter(isFunction)
-    .sort((a, b) => (a.name < b.name ? -1 : 1))
-    .filter(({ wgsl }) => /-> (f32|vec\df) /.test(wgsl) && /: (f32|vec\df)\b/.test(wgsl.slice(0, wgsl.indexOf("->"))))
-    .map(derived);
+  const parts = differentiable().map(({ fn, wrt }) => {
+    const text = derivative(fn, wrt);
+    const what = wrt ? `The gradient of \`${headOf(fn.wgsl)}\` by ${wrt}` : `The gradients of \`${headOf(fn.wgsl)}\``;
+    return `/** ${what}. */\nexport const ${fn.name}Grad: string = /* wgsl */ \`\n${text}\`;\n`;
+  });
   return `${header}\n${parts.join("\n")}`;
-}
-
-function derived(fn: MathFunction): string {
-  const { name, wgsl } = fn;
-  const signature = wgsl.slice(0, wgsl.indexOf(" {"));
-  const source = functions.link(fn);
-  const lines = [
-    `/** The gradients of \`${signature}\`. */`,
-    `export const ${name}Grad: string = /* wgsl */ \`\n${grad(source, { fn: name })}\`;\n`,
-  ];
-  if (/^fn \w+\(\w+: f32\) -> f32$/.test(signature) && !source.includes("row")) {
-    const own = `math${name[0]!.toUpperCase()}${name.slice(1)}`;
-    const { forward, backward } = pointwise(own, `${source}\nfn ${own}(x: f32) -> f32 {\n  return ${name}(x);\n}\n`);
-    lines.push(
-      `/** \`${name}\` as an activation of any layer. */`,
-      `export const ${name}Activation: Pointwise = {\n  name: "${own}",\n  forward: /* wgsl */ \`\n${forward}\`,\n  backward: /* wgsl */ \`\n${backward}\`,\n};\n`,
-    );
-  }
-  return lines.join("\n");
 }

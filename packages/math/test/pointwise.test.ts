@@ -1,5 +1,14 @@
 // A user's function as an activation of other packages' kernels.
-import { backward, checkPointwise, empty, kernel, parameter, type Tensor, tensor } from "@kindling/core";
+import {
+  backward,
+  checkPointwise,
+  empty,
+  kernel,
+  parameter,
+  pointwiseParameters,
+  type Tensor,
+  tensor,
+} from "@kindling/core";
 import { mixedError, randomValues, testDevice } from "@kindling/core/testing";
 import { AutodiffError, pointwise } from "@kindling/math/autodiff";
 import { expect, test } from "vitest";
@@ -32,6 +41,23 @@ test("forward, backward and prefixed names", () => {
   const h = 1e-5;
   const slope = ((both.call("swoosh", 1.3 + h) as number) - (both.call("swoosh", 1.3 - h) as number)) / (2 * h);
   expect(both.call("swooshGrad", 1.3, 2)).toBeCloseTo(2 * slope, 8);
+});
+
+test("several inputs", () => {
+  const gate = pointwise(
+    "gate",
+    "fn half(x: f32) -> f32 { return 0.5 * x; }\nfn gate(x: f32, mask: f32) -> f32 { return half(x) * mask; }",
+  );
+  expect(pointwiseParameters(checkPointwise("test", gate, 1))).toEqual(["x", "mask"]);
+  expect(gate.backward).toBe(`struct gateGrads {
+  dx: f32,
+  dmask: f32,
+}
+
+fn gateGrad(x: f32, mask: f32, dy: f32) -> gateGrads {
+  return gateGrads(0.5 * (dy * mask), 0.5 * (dy * x));
+}
+`);
 });
 
 test("in a kernel that uses the same names", async () => {
@@ -67,7 +93,8 @@ test("errors", () => {
   expect(() => pointwise("exp", f)).toThrow("kernels use the name exp for something else");
   expect(() => pointwise("relu3", f)).toThrow("the source does not define fn relu3(x: f32) -> f32");
   expect(() => pointwise("f2", "fn f2(x: f16) -> f16 { return x; }")).toThrow(AutodiffError);
-  expect(() => pointwise("f2", "fn f2(x: f32, y: f32) -> f32 { return x; }")).toThrow("expected fn f2(x: f32) -> f32");
+  expect(() => pointwise("f2", "fn f2(x: f32, k: i32) -> f32 { return x; }")).toThrow("expected fn f2(x: f32) -> f32");
+  expect(() => pointwise("f2", "fn f2() -> f32 { return 1.0; }")).toThrow("expected fn f2(x: f32) -> f32");
   expect(() => pointwise("f2", "fn f2(x: f32) -> f32 { return rowSum(x); }")).toThrow("f2 works on a row");
   expect(() => pointwise("f2", "enable f16;\nfn f2(x: f32) -> f32 { return x; }")).toThrow(
     "line 1, column 1: a directive",
@@ -78,6 +105,9 @@ test("errors", () => {
   );
   expect(() => pointwise("f2", `${f}\nfn f2Grad(x: f32) -> f32 { return x; }`)).toThrow(
     "f2Grad is declared in the source",
+  );
+  expect(() => pointwise("f2", "struct f2Grads { a: f32 }\nfn f2(x: f32, y: f32) -> f32 { return x; }")).toThrow(
+    "f2Grads is declared in the source",
   );
 });
 

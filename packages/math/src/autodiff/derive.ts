@@ -10,6 +10,7 @@ import {
   type Node,
   newValue,
   Region,
+  rowPrimitives,
   type Value,
 } from "./ir.ts";
 import { arithmetic, componentwise, conversion, linear } from "./rules.ts";
@@ -551,5 +552,57 @@ export class Forward extends Derivation {
       });
       return;
     }
+  }
+}
+
+/** A reduction across a row: of `arg`, whose elements are those of `result`. */
+export interface Reduction {
+  readonly primitive: string;
+  readonly arg: Value;
+  /** What stands for it in the rest of the function: a parameter. */
+  readonly result: Value;
+}
+
+/** A function with its reductions across a row cut out. */
+export class Cut extends Derivation {
+  /** In an order in which each needs only earlier ones. */
+  readonly reductions: Reduction[] = [];
+  readonly result: Value;
+
+  constructor({ params, body, result }: Derived) {
+    super();
+    for (const param of params) this.root.values.set(param, this.param(param.text, param.type));
+    this.clone(body, this.root);
+    this.result = this.at(this.root, result);
+  }
+
+  get body(): Region {
+    return this.b.region;
+  }
+
+  protected override cloneValue(scope: Scope, value: Value): Value {
+    if (value.op !== "call" || !rowPrimitives.has(value.text)) return super.cloneValue(scope, value);
+    const arg = this.at(scope, value.args[0]!);
+    const known = this.reductions.find((other) => other.primitive === value.text && other.arg === arg);
+    const result = known?.result ?? this.param(value.hint ?? value.text, value.type);
+    if (!known) this.reductions.push({ primitive: value.text, arg, result });
+    scope.values.set(value, result);
+    return result;
+  }
+
+  /** The parameters, reductions among them, that some values need. */
+  needs(values: readonly Value[]): Set<Value> {
+    const seen = new Set<Value>();
+    const open = [...values];
+    for (let at = open.pop(); at; at = open.pop()) {
+      if (seen.has(at)) continue;
+      seen.add(at);
+      open.push(...at.args);
+      const { node } = at;
+      if (node?.kind === "if") open.push(node.cond, node.then.yields[at.at]!, node.else.yields[at.at]!);
+      // what one carried value needs, another may too
+      if (node?.kind === "for") open.push(...node.inits, ...node.body.yields);
+    }
+    return new Set(this.params.filter((param) => seen.has(param)));
   }
 }
