@@ -30,7 +30,7 @@ function imports(item: Package, all: readonly Package[]): string[] {
   const found: string[] = [];
   const kind = item.layer ? layers : item.folder;
   const allowed = arrows[kind] ?? [];
-  const { dependencies, peerDependencies } = item.manifest;
+  const { dependencies, optionalDependencies, peerDependencies } = item.manifest;
   for (const file of sources(item)) {
     const where = `packages/${item.folder}/${file}`;
     for (const name of importsOf(join(item.path, file))) {
@@ -50,7 +50,7 @@ function imports(item: Package, all: readonly Package[]): string[] {
         found.push(`${where}: imports "${name}"; ${layers} may import @kindling/core and nothing else`);
       } else if (!name.startsWith("node:")) {
         const module = name.split("/", name.startsWith("@") ? 2 : 1).join("/");
-        const declared = { ...dependencies, ...peerDependencies };
+        const declared = { ...dependencies, ...optionalDependencies, ...peerDependencies };
         if (!(module in declared)) found.push(`${where}: imports "${name}", which package.json does not declare`);
       }
     }

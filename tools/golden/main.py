@@ -17,8 +17,9 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 LAYERS = sorted(file.stem.replace("_", "-") for file in (HERE / "layers").glob("[a-z]*.py"))
 MAX_BYTES = 200_000
-# Where a file of layers/ is not called as its package.
+# Where a file of layers/ is not called as its package; nn has several of them.
 PACKAGES = {"elementwise": "math", "multihead": "attention", "transformer": "nn"}
+PACKAGES |= {layer: "nn" for layer in LAYERS if layer.startswith("nn-")}
 
 
 def fixture(layer: str) -> tuple[bytes, int]:

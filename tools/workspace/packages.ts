@@ -22,6 +22,7 @@ export interface Manifest {
   exports?: Record<string, Entry>;
   dependencies?: Record<string, string>;
   devDependencies?: Record<string, string>;
+  optionalDependencies?: Record<string, string>;
   peerDependencies?: Record<string, string>;
   peerDependenciesMeta?: Record<string, { optional?: boolean }>;
   /** For the README's table and the generated index: the names that users import, and the group they belong to. */

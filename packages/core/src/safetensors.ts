@@ -37,26 +37,51 @@ const fail = (reason: string): never => {
   throw new Error(`safetensors: ${reason}`);
 };
 
+/** Where a tensor lies in a file's data, from `start` to `end`. */
+export interface Span {
+  readonly name: string;
+  readonly dtype: string;
+  readonly shape: readonly number[];
+  readonly start: number;
+  readonly end: number;
+}
+
 /** Reads a file's header and checks it against the data. */
 export function parseSafetensors(file: Uint8Array<ArrayBuffer>): SafetensorsFile {
-  if (file.length < 8)
-    fail(`the file has ${file.length} bytes, too few for the 8 of the header length; is it truncated?`);
-  const view = new DataView(file.buffer, file.byteOffset, file.byteLength);
-  const length = Number(view.getBigUint64(0, true));
-  if (length > file.length - 8)
-    fail(`the header should have ${length} bytes, the file has ${file.length - 8} after the length; is it truncated?`);
-  const header = parseHeader(file.subarray(8, 8 + length));
+  const length = headerLength(file, file.length);
   const data = file.subarray(8 + length);
-  const { __metadata__: metadata = {}, ...entries } = header;
+  const { spans, metadata } = parseSpans(file.subarray(8, 8 + length), data.length);
   const tensors: Record<string, HostTensor> = {};
-  const spans: { name: string; start: number; end: number }[] = [];
+  for (const { name, dtype, shape, start, end } of spans)
+    tensors[name] = { dtype, shape, bytes: data.subarray(start, end) };
+  return { tensors, metadata };
+}
+
+/** The length of the header of a file that begins with `start` and, if that is known, has `total` bytes. */
+export function headerLength(start: Uint8Array, total?: number): number {
+  if (start.length < 8)
+    fail(`the file has ${start.length} bytes, too few for the 8 of the header length; is it truncated?`);
+  const length = Number(new DataView(start.buffer, start.byteOffset, 8).getBigUint64(0, true));
+  if (total !== undefined && length > total - 8)
+    fail(`the header should have ${length} bytes, the file has ${total - 8} after the length; is it truncated?`);
+  return length;
+}
+
+/** The tensors that a header lists, in the order of their data, whose length is checked if it is known. */
+export function parseSpans(
+  headerBytes: Uint8Array,
+  length?: number,
+): { spans: Span[]; metadata: Record<string, string> } {
+  const header = parseHeader(headerBytes);
+  const { __metadata__: metadata = {}, ...entries } = header;
+  const spans: Span[] = [];
   for (const [name, entry] of Object.entries(entries)) {
     const {
       dtype,
       shape,
       data_offsets: offsets,
     } = (entry ?? {}) as { dtype?: unknown; shape?: unknown; data_offsets?: unknown };
-    if (typeof dtype !== "string" || !(dtype in BYTES))
+    if (typeof dtype !== "string" || !Object.hasOwn(BYTES, dtype))
       fail(`tensor "${name}" has dtype ${JSON.stringify(dtype)}; expected one of ${Object.keys(BYTES).join(", ")}`);
     if (!isWholeNumbers(shape)) fail(`tensor "${name}" has shape ${JSON.stringify(shape)}; expected whole numbers`);
     if (!isWholeNumbers(offsets) || (offsets as number[]).length !== 2)
@@ -65,10 +90,9 @@ export function parseSafetensors(file: Uint8Array<ArrayBuffer>): SafetensorsFile
     const bytes = sizeOf(shape as number[]) * BYTES[dtype as string]!;
     if (end - start !== bytes)
       fail(`tensor "${name}" [${shape}] ${dtype} needs ${bytes} bytes, its data_offsets span ${end - start}`);
-    if (end > data.length)
-      fail(`tensor "${name}" ends at byte ${end}, the file holds ${data.length} bytes of data; is it truncated?`);
-    spans.push({ name, start, end });
-    tensors[name] = { dtype: dtype as string, shape: shape as number[], bytes: data.subarray(start, end) };
+    if (length !== undefined && end > length)
+      fail(`tensor "${name}" ends at byte ${end}, the file holds ${length} bytes of data; is it truncated?`);
+    spans.push({ name, dtype: dtype as string, shape: shape as number[], start, end });
   }
   let at = 0;
   for (const { name, start, end } of spans.sort((a, b) => a.start - b.start || a.end - b.end)) {
@@ -78,8 +102,8 @@ export function parseSafetensors(file: Uint8Array<ArrayBuffer>): SafetensorsFile
       );
     at = end;
   }
-  if (at !== data.length) fail(`${data.length - at} bytes follow the last tensor`);
-  return { tensors, metadata: metadata as Record<string, string> };
+  if (length !== undefined && at !== length) fail(`${length - at} bytes follow the last tensor`);
+  return { spans, metadata: metadata as Record<string, string> };
 }
 
 function parseHeader(bytes: Uint8Array): Record<string, unknown> {

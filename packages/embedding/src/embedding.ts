@@ -547,7 +547,7 @@ export class Embedding extends Module {
   /** A module around an existing table, which does not learn unless `freeze` is false. */
   static fromPretrained(weight: Tensor, { freeze = true, ...options }: PretrainedOptions = {}): Embedding {
     const [num, dim] = weight.shape as [number, number];
-    return new Embedding(num, dim, { ...options, weight }).requiresGrad_(!freeze);
+    return new this(num, dim, { ...options, weight }).requiresGrad_(!freeze);
   }
 
   forward(ids: Tensor): Tensor {
