@@ -20,6 +20,10 @@ const config: UserConfig = defineConfig({
   deps: { neverBundle: [/^node:/] },
   sourcemap: true,
   fixedExtension: false,
+  // Both put constants in place, and the name of the package that core imports in Node alone is one: bundlers for browsers would
+  // find it. Those bundlers shake and minify themselves.
+  treeshake: false,
+  minify: false,
 });
 
 export default config;

@@ -1,6 +1,7 @@
 import { playwright } from "@vitest/browser-playwright";
 import { defaultServerConditions } from "vite";
 import type { ViteUserConfig } from "vitest/config";
+import { browserName, launchOptions } from "./tools/setup/browser.ts";
 
 const conditions = ["source", ...defaultServerConditions];
 const resolve = { resolve: { conditions }, ssr: { resolve: { conditions } } };
@@ -10,10 +11,12 @@ const resolve = { resolve: { conditions }, ssr: { resolve: { conditions } } };
 const alone = { maxWorkers: 1, isolate: false, fileParallelism: false, testTimeout: 60_000, hookTimeout: 60_000 };
 const elsewhere = ["**/node_modules/**", "**/dist/**", ".cache/**", ".gpu/**"];
 
-/** What cannot run in Chromium: these bundle core, or load Dawn for Node, themselves. */
+/** What cannot run in a browser: these bundle core, or load Dawn for Node, themselves. */
 const nodeOnly = ["**/core/test/copies.test.ts", "**/attention/test/attention.compile.test.ts"];
 /** What runs on SwiftShader, which is Chromium's GPU here, but not on lavapipe. */
 const chromiumOnly = "**/attention/test/attention.matrix.test.ts";
+/** What builds, packs, installs, copies and releases the packages. */
+const distribution = "tools/distribution/test/*.test.ts";
 
 const node: ViteUserConfig["test"] = {
   ...alone,
@@ -23,38 +26,30 @@ const node: ViteUserConfig["test"] = {
   pool: "forks",
 };
 
-// tools/setup/chromium.mjs
-const { KINDLING_CHROMIUM, KINDLING_CHROMIUM_LIBRARIES } = process.env;
-
-const browser = (executablePath: string): ViteUserConfig["test"] => ({
+const browser: ViteUserConfig["test"] = {
   ...alone,
-  name: "chromium",
+  name: browserName!,
   include: ["packages/*/test/*.test.ts"],
   exclude: [...elsewhere, ...nodeOnly],
   browser: {
     enabled: true,
     headless: true,
     screenshotFailures: false,
-    provider: playwright({
-      launchOptions: {
-        executablePath,
-        args: ["--no-sandbox", "--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"],
-        env: { ...process.env, LD_LIBRARY_PATH: KINDLING_CHROMIUM_LIBRARIES } as Record<string, string>,
-      },
-    }),
-    instances: [{ browser: "chromium" }],
+    provider: playwright({ launchOptions: launchOptions() }),
+    instances: [{ browser: browserName! }],
   },
-});
+};
 
 const reporters = ["default", "./tools/setup/summary.ts"];
 
-const config: ViteUserConfig = KINDLING_CHROMIUM
+const config: ViteUserConfig = browserName
   ? {
       test: {
         reporters,
         projects: [
-          { ...resolve, test: { ...node, name: "node" } },
-          { ...resolve, test: browser(KINDLING_CHROMIUM) },
+          { ...resolve, test: { ...node, name: "node", exclude: [...node.exclude!, distribution] } },
+          { ...resolve, test: browser },
+          { ...resolve, test: { ...node, name: "distribution", include: [distribution], sequence: { groupOrder: 1 } } },
         ],
       },
     }

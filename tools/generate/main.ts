@@ -7,6 +7,8 @@ import { benchmarkSections } from "./benchmarks.ts";
 import { featureTable } from "./features.ts";
 import { generated } from "./generate.ts";
 import { mathFiles } from "./math.ts";
+import { nnFiles } from "./nn.ts";
+import { registryIndex } from "./registry.ts";
 
 const check = process.argv.includes("--check");
 const all = packages();
@@ -14,7 +16,9 @@ for (const [file, text] of [
   ...generated(all, root),
   ...benchmarkSections(all, root),
   ["docs/features.md", featureTable(root)] as const,
+  ["registry.json", registryIndex(all)] as const,
   ...mathFiles(all),
+  ...nnFiles(all),
 ]) {
   const path = join(root, file);
   if (existsSync(path) && readFileSync(path, "utf8") === text) continue;

@@ -1,10 +1,12 @@
 // A Chromium with WebGPU for the browser tests: KINDLING_CHROMIUM names one, else it is the npm package's, in .cache/chromium.
+// KINDLING_BROWSER takes a browser that Playwright has installed instead (see browser.ts).
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { chromiumPackage, fetchChromium, libraryPath, log, root, SetupError } from "./files.mjs";
 
 /** The variables that vitest.config.ts reads; none, and a message, where there is no Chromium to be had. */
 export function chromiumEnvironment() {
+  if (process.env.KINDLING_BROWSER) return {};
   const given = process.env.KINDLING_CHROMIUM;
   if (given) {
     if (!existsSync(given)) throw new SetupError(`KINDLING_CHROMIUM is "${given}", and there is no such file`);

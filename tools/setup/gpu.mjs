@@ -41,7 +41,9 @@ function find(wanted) {
   const failures = [];
   if (wanted === "auto" || wanted === "real") {
     const { adapter, error } = probe({});
-    if (adapter && !adapter.software) return ready("real", adapter, {});
+    // Outside Linux there is no other software GPU than the system's, such as Direct3D's.
+    const takes = wanted === "auto" && process.platform !== "linux";
+    if (adapter && (takes || !adapter.software)) return ready("real", adapter, {});
     failures.push(`real: ${adapter ? `only a software adapter (${adapter.description})` : error}`);
   }
   for (const [name, candidates] of [

@@ -1,7 +1,7 @@
 // npm test, npm run demo: everything from a bare machine with Node and npm to the running command.
 //
 //   1. installs the dependencies, unless the lockfile and the package.json files are those of the last time
-//   2. finds a GPU or fetches a software one (see gpu.mjs; KINDLING_GPU forces one)
+//   2. finds a GPU or fetches a software one (see gpu.mjs; KINDLING_GPU forces one), but for a demo on the CPU
 //   3. for the tests, finds or fetches a Chromium (see chromium.mjs)
 //   4. runs the command under the workspace's Node 24
 import { createHash } from "node:crypto";
@@ -32,7 +32,9 @@ async function test(args) {
 }
 
 function demo(args) {
-  return exec("node", ["--conditions=source", "examples/gpt/main.ts", ...args], { env: gpuEnvironment() });
+  const cpu = args.some((arg, i) => arg === "--device=cpu" || (arg === "cpu" && args[i - 1] === "--device"));
+  const env = cpu ? {} : gpuEnvironment();
+  return exec("node", ["--conditions=source", "examples/gpt/main.ts", ...args], { env });
 }
 
 async function install() {

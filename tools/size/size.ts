@@ -1,13 +1,45 @@
 // How much a package adds to a web page: bundled alone, minified, gzipped.
-import { join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { gzipSync } from "node:zlib";
 import { build } from "esbuild";
 import type { Package } from "../workspace/packages.ts";
 
-/** Bytes of the package's main entry with everything in it used; other packages, and files of `without`, are left out. */
-export async function bundledSize({ path, manifest }: Package, without: readonly string[] = []): Promise<number> {
+// kB = 1000 bytes. Packages without a limit are measured and printed.
+const layerLimit = 6_000;
+/**
+ * Layers that hold more than a layer's kernels: attention its tiled and subgroup-matrix ones, MultiheadAttention, rotary
+ * embeddings and the cache; conv2d Winograd kernels beside matrix products and direct kernels; losses eleven functions; batchnorm,
+ * conv1d and conv2d the inputs of activations, 1.6 kB, beside statistics or two ways to compute. A bundler keeps what is used.
+ */
+const largeLayers: Record<string, number> = {
+  attention: 25_000,
+  batchnorm: 8_000,
+  conv1d: 8_000,
+  conv2d: 14_000,
+  losses: 9_000,
+};
+/** What every layer brings along, and the matrix product, which bundlers drop where no layer uses it. */
+export const coreLimit = 15_000;
+export const matmulLimit = 12_000;
+
+/** What a package may take: bytes. */
+export function limitOf({ folder, layer }: Package): number {
+  if (folder === "core") return coreLimit + matmulLimit;
+  return largeLayers[folder] ?? (layer ? layerLimit : Number.POSITIVE_INFINITY);
+}
+
+/** The source of the package's main entry. */
+export const sourceOf = ({ path, manifest }: Package): string => join(path, manifest.exports!["."]!.source);
+
+/** Bytes of an entry with everything in it used, or only `used`; other packages, and files of `without`, are left out. */
+export async function bundledSize(
+  entry: string,
+  without: readonly string[] = [],
+  used: readonly string[] = [],
+): Promise<number> {
+  const part = { contents: `export { ${used} } from "./${basename(entry)}";`, resolveDir: dirname(entry) };
   const { outputFiles } = await build({
-    entryPoints: [join(path, manifest.exports!["."]!.source)],
+    ...(used.length > 0 ? { stdin: part } : { entryPoints: [entry] }),
     bundle: true,
     minify: true,
     write: false,

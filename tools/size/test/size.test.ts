@@ -1,23 +1,8 @@
 import { afterAll, describe, expect, it } from "vitest";
 import { packages } from "../../workspace/packages.ts";
-import { bundledSize } from "../size.ts";
+import { bundledSize, coreLimit, limitOf, matmulLimit, sourceOf } from "../size.ts";
 
-// kB = 1000 bytes. Packages without a limit are measured and printed.
-const layerLimit = 6_000;
-/**
- * Layers that hold more than a layer's kernels: attention its tiled and subgroup-matrix ones, MultiheadAttention, rotary
- * embeddings and the cache; conv2d Winograd kernels beside matrix products and direct kernels; losses eleven functions. A bundler
- * keeps what is used.
- */
-const largeLayers: Record<string, number> = {
-  attention: 25_000,
-  conv2d: 12_000,
-  losses: 9_000,
-};
-/** What every layer brings along, and the matrix product, which bundlers drop where no layer uses it. */
 const MATMUL = "./matmul.ts";
-const coreLimit = 15_000;
-const matmulLimit = 12_000;
 
 const kB = (bytes: number): string => `${(bytes / 1000).toFixed(2)} kB`;
 
@@ -32,13 +17,19 @@ describe("minified and gzipped size", () => {
   const [core, ...others] = [...packages()].sort((a, b) => Number(b.folder === "core") - Number(a.folder === "core"));
 
   it("core, without its matrix product", async () => {
-    const size = await bundledSize(core!, [MATMUL]);
+    const size = await bundledSize(sourceOf(core!), [MATMUL]);
     check("core without matmul", size, coreLimit);
-    check("core's matmul", (await bundledSize(core!)) - size, matmulLimit);
+    check("core's matmul", (await bundledSize(sourceOf(core!))) - size, matmulLimit);
+  });
+
+  it("one function of math, without the others", async () => {
+    const math = sourceOf(others.find(({ folder }) => folder === "math")!);
+    check("math's relu", await bundledSize(math, [], ["relu"]), 700);
+    check("math's gelu", await bundledSize(math, [], ["gelu"]), 2_500);
+    check("math's leakyRelu", await bundledSize(math, [], ["leakyRelu"]), 1_500);
   });
 
   it.each(others.map((item) => ({ item, name: item.manifest.name })))("$name", async ({ item, name }) => {
-    const limit = largeLayers[item.folder] ?? (item.layer ? layerLimit : Number.POSITIVE_INFINITY);
-    check(name, await bundledSize(item), limit);
+    check(name, await bundledSize(sourceOf(item)), limitOf(item));
   });
 });
