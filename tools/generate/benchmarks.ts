@@ -34,6 +34,34 @@ export function benchmarkSections(all: readonly Package[], root: string): Map<st
 }
 
 function sectionOf(folder: string, runs: readonly Run[]): string {
+  return folder === "nn" ? fallbackSection(runs) : layerSection(folder, runs);
+}
+
+/** The layers of our kernels beside those of the fallback. */
+function fallbackSection(runs: readonly Run[]): string {
+  const run = runs.find(({ results }) => results.fallback && !results.fallback.small);
+  const measured = run?.results.fallback;
+  if (!measured) return "No measurement yet.";
+  const rowOf = (library: string, name: string) =>
+    measured.rows.find((row) => row.library === library && row.name === name);
+  const lines = [...new Set(measured.rows.map(({ name }) => name))].map((name) => {
+    const [ours, theirs] = [rowOf("kindling", name), rowOf("fallback", name)];
+    const time = (row: typeof ours): string => (row?.ms === undefined ? "" : milliseconds(row.ms));
+    const ratio = ours?.ms && theirs?.ms ? (theirs.ms / ours.ms).toFixed(1) : "";
+    const notes = [ours?.error, theirs?.error, theirs?.note].filter(Boolean).join("; ");
+    return `| ${[name, time(ours), time(theirs), ratio, notes].join(" | ")} |`;
+  });
+  return [
+    `${measured.device}, kernels and fallback (jax-js ${measured.versions["jax-js"]}) in one process: [${measured.date.slice(0, 10)}](../../${run.file.replace(/json$/, "md")}).`,
+    "Kernels are captured, the fallback is called with everything compiled; ratio is its time over that of the kernels.",
+    "",
+    "| case | kernels, ms | fallback, ms | ratio | |",
+    "| --- | ---: | ---: | ---: | --- |",
+    ...lines,
+  ].join("\n");
+}
+
+function layerSection(folder: string, runs: readonly Run[]): string {
   for (const { file, results } of runs) {
     const [run] = results.kindling;
     if (!run || run.small) continue;

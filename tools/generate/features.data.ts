@@ -1,4 +1,4 @@
-// Rows 1 to 134 of the survey of attorch, triton-transformer, MyTorch and pytortto. A test is named as its file spells it.
+// Rows 1 to 134, 203, 208 to 211, 248 to 250 and 254 of the survey of attorch, triton-transformer, MyTorch and pytortto. A test is named as its file spells it.
 
 interface Row {
   readonly number: number;
@@ -249,7 +249,7 @@ export const features: readonly { readonly title: string; readonly rows: readonl
       shown(112, "Transformer language model", "examples/gpt", "learns"),
       shown(113, "Feed-forward with a fused squared ReLU", "linear", "fuses any activation on $x → $out"),
       shown(114, "Gated MLP (SwiGLU)", "glu", "takes a Pointwise of one's own"),
-      not(115, "TransformerEncoder, normFirst", "Part of `nn`, the umbrella package, which does not exist yet."),
+      shown(115, "TransformerEncoder, normFirst", "nn", "matches PyTorch on every fixture"),
       shown(116, "Weight tying", "examples/gpt", "can share one matrix between embedding and head"),
     ],
   },
@@ -278,6 +278,48 @@ export const features: readonly { readonly title: string; readonly rows: readonl
       shown(132, "CosineEmbeddingLoss", "losses", "have references whose gradients are right"),
       not(133, "JSD, TVD, DPO and other preference losses", "Liger Kernel's alone."),
       not(134, "Multi-token attention, tiled MLP", "Liger Kernel's alone."),
+    ],
+  },
+  {
+    title: "Modules and state",
+    rows: [
+      shown(
+        203,
+        "Initialisers: Xavier, Kaiming, normal, uniform, constant and the rest of torch.nn.init",
+        "nn",
+        "calculates PyTorch's gains",
+      ),
+      shown(
+        208,
+        "Module: parameters, buffers, train and eval, apply, state dict",
+        "core",
+        "finds parameters, buffers and children by walking its fields",
+      ),
+      shown(209, "Sequential, ModuleList, ModuleDict", "nn", "applies its modules in order, under PyTorch's keys"),
+      shown(210, "Identity", "nn", "pass on, add, and change shapes with their gradients"),
+      shown(254, "Checkpoints, PyTorch's too", "nn", "load a checkpoint of PyTorch as it is"),
+    ],
+  },
+  {
+    title: "Distribution",
+    rows: [
+      shown(
+        248,
+        "A layer as one file to copy and paste",
+        "tools/distribution",
+        "copies $name, which compiles, runs, and is the user's to change",
+      ),
+      shown(
+        249,
+        "Runs without PyTorch",
+        "tools/distribution",
+        "$name brings what it stands on and nothing else, and runs in Node 22 and 24",
+      ),
+      not(
+        250,
+        "Mathematics, kernels and launchers apart, for forward and backward",
+        "So they stand in each file: WGSL functions and their gradients (`math`), kernels, launchers such as `layerNormForward` and `layerNormGrad`, which are exported, then the differentiable function and the module.",
+      ),
     ],
   },
 ];

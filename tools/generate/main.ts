@@ -1,5 +1,5 @@
-// node tools/generate/main.ts          writes the generated files
-// node tools/generate/main.ts --check  fails when one of them is out of date
+// node --conditions=source tools/generate/main.ts          writes the generated files
+// node --conditions=source tools/generate/main.ts --check  fails when one of them is out of date
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { packages, root } from "../workspace/packages.ts";

@@ -20,7 +20,7 @@ async function test(args) {
   for (const [name, command, ...rest] of [
     ["lint", "biome", "check"],
     ["check", "node", "tools/check/main.ts"],
-    ["generated files", "node", "tools/generate/main.ts", "--check"],
+    ["generated files", "node", "--conditions=source", "tools/generate/main.ts", "--check"],
     ["typecheck", "tsc", "--project", "tsconfig.json"],
     ["tests", "vitest", "run", ...args],
   ]) {

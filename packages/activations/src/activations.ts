@@ -8,6 +8,9 @@
  *   gelu(x)   gelu(x, { dropout: 0.1 })   linear(x, w, b, { activation: gelu })
  *   leakyRelu(x, { negativeSlope: 0.2 })   linear(x, w, b, { activation: leakyRelu.with({ negativeSlope: 0.2 }) })
  *
+ * `apply` takes any other Pointwise too, also one with inputs of its own, which are read, and whose gradients are
+ * written, in the same kernels.
+ *
  * Values and gradients at the seams of a piecewise function are PyTorch's. No finite x gives NaN; a NaN stays one, for which
  * comparisons and select stand where min, max and clamp would drop it.
  * Order of this file: kernels, launchers, differentiable function, activations, modules.
@@ -18,11 +21,16 @@ import {
   emptyLike,
   type FloatType,
   grid,
+  type InputGrads,
+  type Inputs,
+  inputGrads,
+  inputsOf,
   kernel,
   Module,
   nextStream,
   type Pointwise,
   pcg4d,
+  pointwiseParameters,
   record,
   type Stream,
   type Tensor,
@@ -58,57 +66,61 @@ fn main(@builtin(workgroup_id) wg: vec3u, @builtin(num_workgroups) groups: vec3u
   }
 }`;
 
-const params = /* wgsl */ `
-struct Params { vectors: u32, stream: u32, threshold: u32, scale: f32 }
+const params = (more: string): string => /* wgsl */ `
+struct Params { vectors: u32, stream: u32, threshold: u32, scale: f32${more && `, ${more}`} }
 
 @group(0) @binding(0) var<uniform> params: Params;`;
 
-const forwardKernel = ({ name, forward }: Pointwise, T: FloatType, mask: Mask) =>
+/** `fields` and `inputs`: what the activation's inputs add, if it has any. */
+const forwardKernel = ({ name, forward }: Pointwise, T: FloatType, mask: Mask, fields: string, inputs: string) =>
   kernel<string>(
     `${name}.forward.${T}.${mask}`,
     /* wgsl */ `
-${params}
+${params(fields)}
 @group(0) @binding(2) var<storage, read> x: array<vec4<${T}>>;
 @group(0) @binding(3) var<storage, read_write> y: array<vec4<${T}>>;
 ${masks[mask]}
-${forward}
+${inputs || forward}
 ${main(/* wgsl */ `let v = vec4f(x[i]);
-    y[i] = vec4<${T}>(dropped(i, vec4f(${name}(v.x), ${name}(v.y), ${name}(v.z), ${name}(v.w))));`)}`,
+    y[i] = vec4<${T}>(dropped(i, ${inputs ? "finish4(i, v)" : `vec4f(${name}(v.x), ${name}(v.y), ${name}(v.z), ${name}(v.w))`}));`)}`,
   );
 
-const backwardKernel = ({ name, forward, backward }: Pointwise, T: FloatType, mask: Mask) =>
+const backwardKernel = (
+  { name, forward, backward }: Pointwise,
+  T: FloatType,
+  mask: Mask,
+  fields: string,
+  inputs: string,
+) =>
   kernel<string>(
     `${name}.backward.${T}.${mask}`,
     /* wgsl */ `
-${params}
+${params(fields)}
 @group(0) @binding(2) var<storage, read> x: array<vec4<${T}>>;
 @group(0) @binding(3) var<storage, read> dy: array<vec4<${T}>>;
 @group(0) @binding(4) var<storage, read_write> dx: array<vec4<${T}>>;
 ${masks[mask]}
-${forward}
-${backward}
+${inputs || `${forward}\n${backward}`}
 ${main(/* wgsl */ `let v = vec4f(x[i]);
     let g = dropped(i, vec4f(dy[i]));
-    dx[i] = vec4<${T}>(vec4f(${name}Grad(v.x, g.x), ${name}Grad(v.y, g.y), ${name}Grad(v.z, g.z), ${name}Grad(v.w, g.w)));`)}`,
+    dx[i] = vec4<${T}>(${inputs ? "inputGrads(i, v, g)" : `vec4f(${name}Grad(v.x, g.x), ${name}Grad(v.y, g.y), ${name}Grad(v.z, g.z), ${name}Grad(v.w, g.w))`});`)}`,
   );
 
-interface Kernels {
-  readonly forward: (T: FloatType, mask: Mask) => ReturnType<typeof forwardKernel>;
-  readonly backward: (T: FloatType, mask: Mask) => ReturnType<typeof backwardKernel>;
-}
+const kernelsOf = (fn: Pointwise) => ({
+  inputs: pointwiseParameters(checkPointwise("apply", fn)).length - 1,
+  forward: variants((T: FloatType, mask: Mask, fields: string, inputs: string) =>
+    forwardKernel(fn, T, mask, fields, inputs),
+  ),
+  backward: variants((T: FloatType, mask: Mask, fields: string, inputs: string) =>
+    backwardKernel(fn, T, mask, fields, inputs),
+  ),
+});
 
-const built = new WeakMap<Pointwise, Kernels>();
+const built = new WeakMap<Pointwise, ReturnType<typeof kernelsOf>>();
 
-function kernelsOf(fn: Pointwise): Kernels {
+function kernelsWith(fn: Pointwise): ReturnType<typeof kernelsOf> {
   let kernels = built.get(fn);
-  if (!kernels) {
-    checkPointwise("apply", fn);
-    kernels = {
-      forward: variants((T, mask) => forwardKernel(fn, T, mask)),
-      backward: variants((T, mask) => backwardKernel(fn, T, mask)),
-    };
-    built.set(fn, kernels);
-  }
+  if (!kernels) built.set(fn, (kernels = kernelsOf(fn)));
   return kernels;
 }
 
@@ -120,11 +132,16 @@ export interface Drop {
   readonly stream: Stream;
 }
 
-const launchOf = (x: Tensor, drop: Drop | null) => {
+const launchOf = (x: Tensor, drop: Drop | null, inputs: Inputs | InputGrads | null) => {
   const vectors = Math.ceil(x.size / 4);
   const p = drop?.p ?? 0;
   return {
-    mask: (drop ? "drop" : "keep") as Mask,
+    variant: [
+      x.dtype as FloatType,
+      (drop ? "drop" : "keep") as Mask,
+      inputs?.text.fields ?? "",
+      inputs?.text.source ?? "",
+    ] as const,
     bindings: {
       // An element stays where its random word exceeds the threshold: for p = 1, none.
       params: {
@@ -132,29 +149,39 @@ const launchOf = (x: Tensor, drop: Drop | null) => {
         stream: drop?.stream.offset ?? 0,
         threshold: Math.max(Math.round(p * 2 ** 32) - 1, 0),
         scale: p < 1 ? 1 / (1 - p) : 0,
+        ...inputs?.params,
       },
+      ...inputs?.bindings,
       ...(drop && { rng: drop.stream.state }),
     },
     workgroups: grid(Math.ceil(vectors / 512)),
   };
 };
 
-export function applyForward(fn: Pointwise, x: Tensor, drop: Drop | null): Tensor {
-  const { mask, bindings, workgroups } = launchOf(x, drop);
+export function applyForward(fn: Pointwise, x: Tensor, drop: Drop | null, inputs: Inputs | null = null): Tensor {
+  const { variant, bindings, workgroups } = launchOf(x, drop, inputs);
   const y = emptyLike(x);
-  kernelsOf(fn)
-    .forward(x.dtype as FloatType, mask)
+  kernelsWith(fn)
+    .forward(...variant)
     .run({ ...bindings, x, y }, { workgroups });
   return y;
 }
 
-export function applyBackward(fn: Pointwise, dy: Tensor, x: Tensor, drop: Drop | null): Tensor {
-  const { mask, bindings, workgroups } = launchOf(x, drop);
+/** dx, and the gradients of the inputs. */
+export function applyBackward(
+  fn: Pointwise,
+  dy: Tensor,
+  x: Tensor,
+  drop: Drop | null,
+  inputs: Inputs | null = null,
+): { dx: Tensor; dinputs: (Tensor | null)[] } {
+  const own = inputs && inputGrads(inputs, true, 0);
+  const { variant, bindings, workgroups } = launchOf(x, drop, own);
   const dx = emptyLike(x);
-  kernelsOf(fn)
-    .backward(x.dtype as FloatType, mask)
+  kernelsWith(fn)
+    .backward(...variant)
     .run({ ...bindings, x, dy, dx }, { workgroups });
-  return dx;
+  return { dx, dinputs: own?.grads() ?? [] };
 }
 
 // Differentiable function -----------------------------------------------------------------------
@@ -164,15 +191,28 @@ export interface ActivationOptions {
   dropout?: number;
 }
 
-/** `fn` of every element of `x`, in one kernel: any Pointwise, also one of your own. */
-export function apply(fn: Pointwise, x: Tensor, { dropout = 0 }: ActivationOptions = {}): Tensor {
-  kernelsOf(fn); // throws unless fn is a Pointwise
+export interface ApplyOptions extends ActivationOptions {
+  /**
+   * For fn's parameters after x, in order: f32, f16 or bool, of x's shape, or one value for each element of its last
+   * axis. The floats among them get gradients.
+   */
+  inputs?: readonly Tensor[];
+}
+
+/** `fn(x, ...inputs)` of every element of `x`, in one kernel: any Pointwise, also one of your own. */
+export function apply(fn: Pointwise, x: Tensor, { dropout = 0, inputs = [] }: ApplyOptions = {}): Tensor {
+  const count = kernelsWith(fn).inputs; // throws unless fn is a Pointwise
+  if (inputs.length !== count) checkPointwise("apply", fn, inputs.length);
   if (x.dtype !== "f32" && x.dtype !== "f16") throw new Error(`${fn.name}: x is ${x.dtype}, expected f32 or f16`);
   checkDropout(fn.name, dropout);
-  const other = delegated<Tensor>("activation", { x }, { activation: fn, dropout });
+  const extra = count === 0 ? null : inputsOf(fn.name, fn, inputs, x.shape, x.shape.length - 1, { at: 5 });
+  const other = extra ? null : delegated<Tensor>("activation", { x }, { activation: fn, dropout });
   if (other) return other;
   const drop = dropout > 0 ? { p: dropout, stream: nextStream(x.device) } : null;
-  return record(applyForward(fn, x, drop), [x], (dy) => [applyBackward(fn, dy, x, drop)]);
+  return record(applyForward(fn, x, drop, extra), [x, ...inputs], (dy) => {
+    const { dx, dinputs } = applyBackward(fn, dy, x, drop, extra);
+    return [dx, ...dinputs];
+  });
 }
 
 function checkDropout(where: string, p: number): number {

@@ -25,6 +25,7 @@ import {
   matmul,
   needsGrad,
   nextStream,
+  normal,
   parameter,
   pcg4d,
   record,
@@ -35,7 +36,6 @@ import {
   type Tensor,
   threads,
   variants,
-  xavierNormal,
   xavierUniform,
   zeros,
 } from "@kindling/core";
@@ -708,7 +708,8 @@ export class MultiheadAttention extends Module {
     this.batchFirst = batchFirst;
     const apart = kdim !== embedDim || vdim !== embedDim;
     const weight = (rows: number, cols: number): Tensor => parameter(xavierUniform(empty([rows, cols], { device })));
-    const row = (): Tensor => parameter(xavierNormal(empty([1, 1, embedDim], { device })));
+    // torch.nn.init.xavier_normal_ of these shapes
+    const row = (): Tensor => parameter(normal(empty([1, 1, embedDim], { device }), 0, 1 / Math.sqrt(embedDim)));
     this.in_proj_weight = apart ? null : weight(3 * embedDim, embedDim);
     this.q_proj_weight = apart ? weight(embedDim, embedDim) : null;
     this.k_proj_weight = apart ? weight(embedDim, kdim) : null;

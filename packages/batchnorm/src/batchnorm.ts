@@ -7,9 +7,10 @@
  *   dx = w · rstd · (dr − mean(dr) − x̂ · mean(dr · x̂))       with running statistics: w · rstd · dr
  *   dw = Σ dr · x̂                                db = Σ dr
  *
- * x is read as (batch, channels, space), row-major: space is the product of all axes after the second. Statistics are f32
- * for any dtype, merged from chunks by Chan's formula, so a large mean costs no precision. z is never stored: the backward
- * makes it again from x and r, which it reads anyway.
+ * x is read as (batch, channels, space), row-major: space is the product of all axes after the second. Statistics are
+ * f32 for any dtype, merged from chunks by Chan's formula, so a large mean costs no precision. z is never stored: the
+ * backward makes it again from x and r, which it reads anyway. Inputs that an activation has beside z are read with x,
+ * and their gradients are made in the pass that sums over channels.
  * Order of this file: kernels, launchers, differentiable function, modules.
  */
 import {
@@ -23,6 +24,10 @@ import {
   type FloatType,
   fill,
   grid,
+  type InputGrads,
+  type Inputs,
+  inputGrads,
+  inputsOf,
   kernel,
   Module,
   needsGrad,
@@ -58,14 +63,21 @@ fn ${name}Put(i: u32, v: F) { ${name}[i] = ${V}(v); }`
 /** What the gradient before the activation is made from: dy is that gradient; or x, or x and the residual, give z. */
 type From = "dy" | "x" | "residual";
 
-const gradient = ({ name, forward, backward }: Pointwise, from: From, V: Element): string =>
-  from === "dy"
-    ? "fn gradient(z: F, d: F) -> F { return d; }"
-    : `${forward}
-${backward}
-fn gradient(z: F, d: F) -> F { return F(${
-        isVec4(V) ? [..."xyzw"].map((c) => `${name}Grad(z.${c}, d.${c})`) : `${name}Grad(z, d)`
-      }); }`;
+/** What the inputs of an activation add to a kernel: fields of its params, and text. Both are empty without any. */
+type Texts = readonly [fields: string, source: string];
+
+const textsOf = (inputs: Inputs | InputGrads | null): Texts =>
+  inputs ? [inputs.text.fields, inputs.text.source] : ["", ""];
+
+const more = (fields: string): string => fields && `, ${fields}`;
+
+/** `gradient(i, z, d)`: at element, or vec4, i. */
+const gradient = ({ name, forward, backward }: Pointwise, from: From, V: Element, inputs: string): string => {
+  if (from === "dy") return "fn gradient(i: u32, z: F, d: F) -> F { return d; }";
+  if (inputs) return `${inputs}\nfn gradient(i: u32, z: F, d: F) -> F { return inputGrads(i, z, d); }`;
+  const values = isVec4(V) ? [..."xyzw"].map((c) => `${name}Grad(z.${c}, d.${c})`) : `${name}Grad(z, d)`;
+  return `${forward}\n${backward}\nfn gradient(i: u32, z: F, d: F) -> F { return F(${values}); }`;
+};
 
 // Kernels: sums over a channel ------------------------------------------------------------------
 
@@ -104,8 +116,8 @@ const joinSums = "fn join(a: vec2f, b: vec2f) -> vec2f { return a + b; }";
  * present one, and steps on without a division. Unit number u is chunk u / channels of channel u % channels, so that
  * workgroups that run together read neighbouring memory, and so do the threads of one where W > 1.
  */
-const walk = (W: number): string => /* wgsl */ `
-struct Params { channels: u32, plane: u32, count: u32, chunk: u32, stride: u32, turn: u32 }
+const walk = (W: number, fields = ""): string => /* wgsl */ `
+struct Params { channels: u32, plane: u32, count: u32, chunk: u32, stride: u32, turn: u32${more(fields)} }
 
 @group(0) @binding(0) var<uniform> params: Params;
 
@@ -283,20 +295,31 @@ fn finish(c: u32, v: vec3f) {
   ),
 );
 
-/** (Σ dr, Σ dr · x̂) of each unit. From x and residual it also writes dr, for the next kernel to read in place of both. */
-const gradSumsSource = (f: Pointwise, V: Element, W: number, from: From): string => /* wgsl */ `
-${walk(W)}
+/**
+ * (Σ dr, Σ dr · x̂) of each unit, and sums of the gradients of an activation's inputs. Where dr is made from more than
+ * x and dy it is also written, for the next kernel to read in place of the others: `storing`.
+ */
+const gradSumsSource = (
+  f: Pointwise,
+  V: Element,
+  W: number,
+  from: From,
+  storing: boolean,
+  sums: number,
+  ...[fields, inputs]: Texts
+): string => /* wgsl */ `
+${walk(W, fields)}
 ${joinSums}
 ${reduce("vec2f", W)}
 ${lanes(V)}
-${gradient(f, from, V)}
+${gradient(f, from, V, inputs)}
 
 @group(0) @binding(1) var<storage, read> x: array<${V}>;
 @group(0) @binding(2) var<storage, read> dy: array<${V}>;
 ${input(3, "residual", V, from === "residual")}
 @group(0) @binding(4) var<storage, read> packed: array<vec4f>;
 @group(0) @binding(5) var<storage, read_write> partial: array<vec2f>;
-${output(6, "dr", V, from === "residual")}
+${output(6, "dr", V, storing)}
 
 var<private> channel: vec4f;
 var<private> sum: F;
@@ -304,7 +327,7 @@ var<private> product: F;
 
 fn take(i: u32, v: F, d: F, r: F, inside: bool) {
   if (inside) {
-    let g = gradient((v - channel.x) * channel.z + channel.w + r, d);
+    let g = gradient(i, (v - channel.x) * channel.z + channel.w + r, d);
     drPut(i, g);
     sum += g;
     product += g * ((v - channel.x) * channel.y);
@@ -330,7 +353,13 @@ fn main(@builtin(workgroup_id) wg: vec3u, @builtin(num_workgroups) groups: vec3u
   }
   let found = reduce(lane, vec2f(total(sum), total(product)));
   if (lane < ${W} && first < params.count) { partial[unit] = found; }
+  ${Array.from({ length: sums }, (_, k) => inputSum(k, W)).join("")}
 }`;
+
+const inputSum = (k: number, W: number): string => `
+  ${W === 256 ? "" : "workgroupBarrier();"}
+  let found${k} = reduce(lane, vec2f(total(inputSum${k}), 0));
+  if (lane < ${W} && first < params.count) { inputPartial(${k}, unit, found${k}.x); }`;
 
 /** Sums dw and db. */
 const weightGradKernel = variants((W: number) =>
@@ -357,9 +386,10 @@ fn finish(c: u32, v: vec2f) {
  * A workgroup takes 512 vec4s, a thread two of them. It starts with the last ones, which the kernel that summed over x has
  * left in the GPU's cache. `wide`: a vec4 lies in one channel; else each of its elements has its own.
  */
-const spread = (wide: boolean): string => /* wgsl */ `
+const spread = (wide: boolean, fields: string): string => /* wgsl */ `
 struct Params {
-  vectors: u32, tiles: u32, channels: u32, plane: u32, count: u32, width: u32, skip: u32, hop: u32, eps: f32, affine: u32
+  vectors: u32, tiles: u32, channels: u32, plane: u32, count: u32, width: u32, skip: u32, hop: u32, eps: f32,
+  affine: u32${more(fields)}
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -447,11 +477,12 @@ const applySource = (
   wide: boolean,
   residual: boolean,
   channel: string,
+  ...[fields, inputs]: Texts
 ): string => /* wgsl */ `
-${spread(wide)}
+${spread(wide, fields)}
 ${channel}
 ${gather("channel", wide)}
-${f.forward}
+${inputs || f.forward}
 ${input(3, "x", V, true)}
 ${input(8, "dy", V, false)}
 ${input(4, "residual", V, residual)}
@@ -460,15 +491,22 @@ ${input(4, "residual", V, residual)}
 fn finish(i: u32, v: vec4f, d: vec4f, r: vec4f) {
   let c = channelRows();
   let z = (v - c[0]) * c[2] + c[3] + r;
-  y[i] = ${V}(vec4f(${[..."xyzw"].map((e) => `${f.name}(z.${e})`)}));
+  y[i] = ${V}(${inputs ? "finish4(i, z)" : `vec4f(${[..."xyzw"].map((e) => `${f.name}(z.${e})`)})`});
 }`;
 
 /** dx from dr, or from what dr is made of; then it may write dr too. */
-const inputGradSource = (f: Pointwise, V: Element, wide: boolean, from: From, training: boolean): string => /* wgsl */ `
-${spread(wide)}
+const inputGradSource = (
+  f: Pointwise,
+  V: Element,
+  wide: boolean,
+  from: From,
+  training: boolean,
+  ...[fields, inputs]: Texts
+): string => /* wgsl */ `
+${spread(wide, fields)}
 ${packedChannel}
 ${gather("channel", wide)}
-${gradient(f, from, V)}
+${gradient(f, from, V, inputs)}
 ${input(1, "x", V, training || from !== "dy")}
 ${input(2, "dy", V, true)}
 ${input(3, "residual", V, from === "residual")}
@@ -478,7 +516,7 @@ ${training ? throughStatistics(wide) : "fn through(xhat: vec4f) -> vec4f { retur
 
 fn finish(i: u32, v: vec4f, d: vec4f, r: vec4f) {
   let c = channelRows();
-  let g = gradient((v - c[0]) * c[2] + c[3] + r, d);
+  let g = gradient(i, (v - c[0]) * c[2] + c[3] + r, d);
   drPut(i, g);
   dx[i] = ${V}(c[2] * (g - through((v - c[0]) * c[1])));
 }`;
@@ -495,17 +533,18 @@ fn through(xhat: vec4f) -> vec4f {
 }`;
 
 const kernelsOf = (f: Pointwise) => ({
-  apply: variants((V: Element, wide: boolean, residual: boolean, P: FloatType | "packed", R: FloatType) =>
-    kernel<string>(
-      `batchNorm.apply.${f.name}`,
-      applySource(f, V, wide, residual, P === "packed" ? packedChannel : runningChannel(P, R)),
-    ),
+  apply: variants(
+    (V: Element, wide: boolean, residual: boolean, P: FloatType | "packed", R: FloatType, ...texts: Texts) =>
+      kernel<string>(
+        `batchNorm.apply.${f.name}`,
+        applySource(f, V, wide, residual, P === "packed" ? packedChannel : runningChannel(P, R), ...texts),
+      ),
   ),
-  gradSums: variants((V: Element, W: number, from: From) =>
-    kernel<string>(`batchNorm.gradSums.${f.name}`, gradSumsSource(f, V, W, from)),
+  gradSums: variants((V: Element, W: number, from: From, storing: boolean, sums: number, ...texts: Texts) =>
+    kernel<string>(`batchNorm.gradSums.${f.name}`, gradSumsSource(f, V, W, from, storing, sums, ...texts)),
   ),
-  inputGrad: variants((V: Element, wide: boolean, from: From, training: boolean) =>
-    kernel<string>(`batchNorm.inputGrad.${f.name}`, inputGradSource(f, V, wide, from, training)),
+  inputGrad: variants((V: Element, wide: boolean, from: From, training: boolean, ...texts: Texts) =>
+    kernel<string>(`batchNorm.inputGrad.${f.name}`, inputGradSource(f, V, wide, from, training, ...texts)),
   ),
 });
 
@@ -619,45 +658,58 @@ function batchNormPack(settings: BatchNormSettings): Tensor {
 }
 
 /** y, of packed statistics; without them of the running ones, as they are. */
-function batchNormApply(x: Tensor, settings: BatchNormSettings, packed: Tensor | null): Tensor {
+function batchNormApply(x: Tensor, settings: BatchNormSettings, packed: Tensor | null, inputs: Inputs | null): Tensor {
   const { residual, activation } = settings;
   const runningMean = settings.runningMean ?? x;
   const runningVar = settings.runningVar ?? x;
   const y = emptyLike(x);
   const { params, V4, wide, spread } = layoutOf(x);
   const { P, flags, bound } = packOf(settings, runningMean);
+  const [own, R] = packed ? (["packed", "f32"] as const) : [P, runningMean.dtype as FloatType];
   kernelsWith(activation)
-
-    .apply(V4, wide, residual !== null, packed ? "packed" : P, packed ? "f32" : (runningMean.dtype as FloatType))
+    .apply(V4, wide, residual !== null, own, R, ...textsOf(inputs))
     .run(
       {
-        params: { ...params, ...flags },
+        params: { ...params, ...flags, ...inputs?.params },
         ...{ x, residual: residual ?? x, y, packed: packed ?? x, ...bound, runningMean, runningVar },
+        ...inputs?.bindings,
       },
       spread,
     );
   return y;
 }
 
-/** dw and db, f32 [channels]; and dr, where an activation after a residual makes it worth storing. */
+/**
+ * dw and db, f32 [channels]; gradients of the activation's inputs; and dr, where a residual or inputs of x's shape make
+ * it worth storing.
+ */
 function batchNormWeightGrad(
   dy: Tensor,
   x: Tensor,
   settings: BatchNormSettings,
   from: From,
   packed: Tensor,
-): { dw: Tensor; db: Tensor; dr: Tensor | null } {
+  inputs: Inputs | null,
+): { dw: Tensor; db: Tensor; dr: Tensor | null; dinputs: (Tensor | null)[] } {
   const { params, V, W, mergeW, walk, merge } = layoutOf(x);
   const { channels, chunks } = params;
   const [dw, db] = [scratch(x, channels), scratch(x, channels)];
   const partial = scratch(x, chunks, channels, 2);
-  const dr = from === "residual" ? emptyLike(x) : null;
+  const storing = from === "residual" || (needsGrad(x) && settings.inputs.some(({ size }) => size === x.size));
+  const dr = storing ? emptyLike(x) : null;
+  const own = inputs && inputGrads(inputs, isVec4(V), chunks);
   kernelsWith(settings.activation)
-    .gradSums(V, W, from)
-    .run({ params, x, dy, residual: settings.residual ?? x, packed, partial, dr: dr ?? x }, walk);
+    .gradSums(V, W, from, storing, own?.sums ?? 0, ...textsOf(own))
+    .run(
+      {
+        params: { ...params, ...own?.params },
+        ...{ x, dy, residual: settings.residual ?? x, packed, partial, dr: dr ?? x, ...own?.bindings },
+      },
+      walk,
+    );
   weightGradKernel(mergeW).run({ params, partial, dw, db }, merge);
   partial.dispose();
-  return { dw, db, dr };
+  return { dw, db, dr, dinputs: own?.grads() ?? [] };
 }
 
 /** dx from dy: with the `sums` dw and db where mean and variance are the batch's; and dr, where it is made on the way. */
@@ -668,14 +720,22 @@ function batchNormInputGrad(
   from: From,
   packed: Tensor,
   sums: { dw: Tensor; db: Tensor } | null,
+  inputs: Inputs | null,
 ): { dx: Tensor; dr: Tensor | null } {
   const { params, V4, wide, spread } = layoutOf(x);
   const dx = emptyLike(x);
   const dr = from === "residual" ? emptyLike(x) : null;
   const { dw = packed, db = packed } = sums ?? {};
+  const own = inputs && from !== "dy" ? inputGrads(inputs, true, 0, false) : null;
   kernelsWith(settings.activation)
-    .inputGrad(V4, wide, from, sums !== null)
-    .run({ params, x, dy, residual: settings.residual ?? x, packed, dx, dr: dr ?? x, dw, db }, spread);
+    .inputGrad(V4, wide, from, sums !== null, ...textsOf(own))
+    .run(
+      {
+        params: { ...params, ...own?.params },
+        ...{ x, dy, residual: settings.residual ?? x, packed, dx, dr: dr ?? x, dw, db, ...own?.bindings },
+      },
+      spread,
+    );
   return { dx, dr };
 }
 
@@ -702,11 +762,16 @@ export interface BatchNormOptions {
   residual?: Tensor | null;
   /** Applied to the result, fused: anything with the WGSL of a function and its derivative. */
   activation?: Pointwise | null;
+  /**
+   * For the activation's parameters after x, in order: f32, f16 or bool, of x's shape, or [channels]. The floats among
+   * them get gradients.
+   */
+  inputs?: readonly Tensor[];
 }
 
 /**
- * Normalizes each channel, an index of the second axis of `x`: [batch, channels, ...], and returns
- * activation(x̂ · weight + bias + residual) of x's shape and dtype, under autocast too. The parameters and the running
+ * Normalizes each channel, an index of the second axis of `x`: [batch, channels, ...], and returns activation(x̂ ·
+ * weight + bias + residual, ...inputs) of x's shape and dtype, under autocast too. The parameters and the running
  * statistics may have another dtype than x. Matches torch.nn.functional.batch_norm.
  */
 export function batchNorm(
@@ -722,28 +787,31 @@ export function batchNorm(
     eps = 1e-5,
     residual = null,
     activation = null,
+    inputs = [],
   }: BatchNormOptions = {},
 ): Tensor {
   const settings = {
     ...{ weight, bias, runningMean, runningVar, numBatchesTracked },
-    ...{ training, momentum, eps, residual, activation },
+    ...{ training, momentum, eps, residual, activation, inputs },
   };
   check(x, settings);
-  const other = delegated<Tensor>("batchNorm", { x }, settings);
+  const extra = inputsOf("batchNorm", activation, inputs, x.shape, 1, { at: 9 });
+  const other = extra ? null : delegated<Tensor>("batchNorm", { x }, settings);
   if (other) return other;
   const packed = training ? batchNormStatistics(x, settings) : null;
-  const y = batchNormApply(x, settings, packed);
+  const y = batchNormApply(x, settings, packed, extra);
   // Of running statistics the backward makes its own; those of the batch are packed already.
   const saved = packed ? [x, x] : [runningMean!, runningVar!];
-  return record(y, [x, weight ?? x, bias ?? x, residual ?? x, ...saved], (dy) => {
+  return record(y, [x, weight ?? x, bias ?? x, residual ?? x, ...inputs, ...saved], (dy) => {
     const channels = packed ?? batchNormPack(settings);
     const from: From = !activation ? "dy" : residual ? "residual" : "x";
-    const wantsSums = needsGrad(weight) || needsGrad(bias) || (training && needsGrad(x));
-    const sums = wantsSums ? batchNormWeightGrad(dy, x, settings, from, channels) : null;
+    const wantsSums = [weight, bias, training ? x : null, ...inputs].some(needsGrad);
+    const sums = wantsSums ? batchNormWeightGrad(dy, x, settings, from, channels, extra) : null;
     // With dr at hand, x and the residual need not be read for it again.
     const [d, rest] = sums?.dr ? [sums.dr, "dy" as const] : [dy, from];
     const wantsInput = needsGrad(x) || (from === "residual" && !sums && needsGrad(residual));
-    const input = wantsInput ? batchNormInputGrad(d, x, settings, rest, channels, training ? sums : null) : null;
+    const through = training ? sums : null;
+    const input = wantsInput ? batchNormInputGrad(d, x, settings, rest, channels, through, extra) : null;
     const dr = activation ? (sums?.dr ?? input?.dr) : dy;
     if (!needsGrad(residual) && dr !== dy) dr?.dispose();
     if (!weight) sums?.dw.dispose();
@@ -753,6 +821,7 @@ export function batchNorm(
       sums && weight && cast(sums.dw, weight.dtype),
       sums && bias && cast(sums.db, bias.dtype),
       needsGrad(residual) ? dr! : null,
+      ...(sums?.dinputs ?? inputs.map(() => null)),
       null,
       null,
     ];
@@ -760,7 +829,7 @@ export function batchNorm(
 }
 
 function check(x: Tensor, settings: BatchNormSettings): void {
-  const { weight, bias, runningMean, runningVar, numBatchesTracked, residual, activation } = settings;
+  const { weight, bias, runningMean, runningVar, numBatchesTracked, residual } = settings;
   const { training, momentum, eps } = settings;
   const fail = (text: string): never => {
     throw new Error(`batchNorm: ${text}`);
@@ -785,7 +854,6 @@ function check(x: Tensor, settings: BatchNormSettings): void {
     fail(`numBatchesTracked is ${numBatchesTracked}, expected one i32, which momentum null needs`);
   if (residual && (residual.shape.join() !== x.shape.join() || residual.dtype !== x.dtype))
     fail(`residual is [${residual.shape}] ${residual.dtype}, expected [${x.shape}] ${x.dtype} as x is`);
-  if (activation) checkPointwise("batchNorm: activation", activation);
   if (!training) return;
   if (x.size === channels) fail(`x has shape [${x.shape}], expected more than 1 value per channel when training`);
   if (!(eps > 0)) fail(`eps is ${eps}, expected more than 0 when training`);
@@ -850,15 +918,15 @@ export abstract class BatchNorm extends Module {
   /** The layouts of x, by number of axes. */
   protected abstract readonly layouts: Readonly<Record<number, string>>;
 
-  /** activation(x̂ · weight + bias + residual) of x's shape and dtype; the residual has them too. */
-  forward(x: Tensor, residual: Tensor | null = null): Tensor {
+  /** activation(x̂ · weight + bias + residual, ...inputs) of x's shape and dtype; the residual has them too. */
+  forward(x: Tensor, residual: Tensor | null = null, ...inputs: readonly Tensor[]): Tensor {
     if (!(x.shape.length in this.layouts)) {
       const expected = Object.values(this.layouts).join(" or ");
       throw new Error(`${this.constructor.name}: x has shape [${x.shape}], expected ${expected}`);
     }
     return batchNorm(x, {
       ...this,
-      residual,
+      ...{ residual, inputs },
       training: this.training || !this.running_mean,
       runningMean: this.running_mean,
       runningVar: this.running_var,

@@ -33,6 +33,7 @@ import {
   parameter,
   record,
   type Shape,
+  sizeOf,
   sumRows,
   type Tensor,
   threads,
@@ -620,9 +621,9 @@ function convTranspose(rank: 1 | 2, x: Tensor, weight: Tensor, options: ConvTran
   });
 }
 
-/** One whole number for each axis. */
-function each(where: string, value: Sizes, rank: number, least: number): readonly number[] {
-  const values = typeof value === "number" ? Array<number>(rank).fill(value) : value;
+/** One whole number for each axis; by default the least that it may be. */
+function each(where: string, value: Sizes | undefined, rank: number, least: number): readonly number[] {
+  const values = typeof value === "object" ? value : Array<number>(rank).fill(value ?? least);
   if (values?.length === rank && values.every((v) => Number.isInteger(v) && v >= least)) return values;
   throw new Error(`${where} is ${JSON.stringify(value)}, expected whole numbers ≥ ${least}`);
 }
@@ -647,21 +648,20 @@ function check(
     throw new Error(`${where}: weight has shape [${weight.shape}], expected [C, O / groups, ${taps}]`);
   if (x.shape.length !== rank + 1 && x.shape.length !== rank + 2)
     throw new Error(`${where}: x has shape [${x.shape}], expected [N, C, ${axes}] or [C, ${axes}]`);
-  const sizes = x.shape.slice(-rank);
   const [C, outer, ...lengths] = weight.shape as [number, number, ...number[]];
   if (x.shape.at(-rank - 1) !== C)
     throw new Error(`${where}: x has shape [${x.shape}], expected ${C} channels for weight [${weight.shape}]`);
   checkGroups(where, groups, C, outer * groups);
-  if (bias && (bias.shape.length !== 1 || bias.size !== outer * groups))
+  if (bias && bias.shape.join() !== `${outer * groups}`)
     throw new Error(`${where}: bias has shape [${bias.shape}], expected [${outer * groups}]`);
   if (!autocastType() && x.dtype !== weight.dtype)
     throw new Error(`${where}: x is ${x.dtype} and weight ${weight.dtype}, expected one dtype (or autocast)`);
-  if (activation) checkPointwise(`${where}: activation`, activation);
-  const stride = each(`${where}: stride`, options.stride ?? 1, rank, 1);
-  const padding = each(`${where}: padding`, options.padding ?? 0, rank, 0);
-  const outputPadding = each(`${where}: outputPadding`, options.outputPadding ?? 0, rank, 0);
-  const dilation = each(`${where}: dilation`, options.dilation ?? 1, rank, 1);
-  const dimensions = sizes.map((size, i): Dimension => {
+  if (activation) checkPointwise(`${where}: activation`, activation, 0);
+  const stride = each(`${where}: stride`, options.stride, rank, 1);
+  const padding = each(`${where}: padding`, options.padding, rank, 0);
+  const outputPadding = each(`${where}: outputPadding`, options.outputPadding, rank, 0);
+  const dilation = each(`${where}: dilation`, options.dilation, rank, 1);
+  const dimensions = x.shape.slice(-rank).map((size, i): Dimension => {
     const d = { size, taps: lengths[i]!, stride: stride[i]!, padding: padding[i]!, dilation: dilation[i]! };
     if (outputPadding[i]! >= Math.max(d.stride, d.dilation)) {
       throw new Error(`${where}: outputPadding is [${outputPadding}], expected less than stride or dilation`);
@@ -723,15 +723,15 @@ abstract class ConvTranspose extends Module {
     this.inChannels = inChannels;
     this.outChannels = outChannels;
     this.kernelSize = each(`${where}: kernelSize`, kernelSize, rank, 1);
-    this.stride = each(`${where}: stride`, options.stride ?? 1, rank, 1);
-    this.padding = each(`${where}: padding`, options.padding ?? 0, rank, 0);
-    this.outputPadding = each(`${where}: outputPadding`, options.outputPadding ?? 0, rank, 0);
+    this.stride = each(`${where}: stride`, options.stride, rank, 1);
+    this.padding = each(`${where}: padding`, options.padding, rank, 0);
+    this.outputPadding = each(`${where}: outputPadding`, options.outputPadding, rank, 0);
     this.groups = groups;
-    this.dilation = each(`${where}: dilation`, options.dilation ?? 1, rank, 1);
-    this.activation = activation && checkPointwise(`${where}: activation`, activation);
+    this.dilation = each(`${where}: dilation`, options.dilation, rank, 1);
+    this.activation = activation && checkPointwise(`${where}: activation`, activation, 0);
     const shape = [inChannels, outChannels / groups, ...this.kernelSize];
     // PyTorch's initialisation: both uniform in ±1/√(weights of an input channel).
-    const bound = 1 / Math.sqrt(shape.slice(1).reduce((a, b) => a * b));
+    const bound = 1 / Math.sqrt(sizeOf(shape.slice(1)));
     this.weight = parameter(kaimingUniform(empty(shape, { device }), { a: Math.sqrt(5) }));
     this.bias = bias ? parameter(uniform(empty([outChannels], { device }), -bound, bound)) : null;
   }
@@ -755,8 +755,7 @@ abstract class ConvTranspose extends Module {
     const most = least.map((size, i) => size + stride[i]! - 1);
     if (asked.length === rank && asked.every((size, i) => size >= least[i]! && size <= most[i]!))
       return asked.map((size, i) => size - least[i]!);
-    const expected = `expected from [${least}] to [${most}] for x [${x.shape}]`;
-    throw new Error(`ConvTranspose${rank}d: outputSize is [${outputSize}], ${expected}`);
+    throw new Error(`ConvTranspose${rank}d: outputSize is [${outputSize}], expected [${least}] to [${most}]`);
   }
 
   protected override extraRepr(): string {

@@ -194,6 +194,11 @@ describe("transposed convolution", () => {
     const image = tensor(randomValues(40), { shape: [4, 2, 5] });
     const weight = tensor(randomValues(24), { shape: [4, 2, 3] });
     const square = tensor(randomValues(72), { shape: [4, 2, 3, 3] });
+    const gate = {
+      name: "gate",
+      forward: "fn gate(x: f32, mask: f32) -> f32 { return x * mask; }",
+      backward: "fn gateGrad(x: f32, mask: f32, dy: f32) -> vec2f { return vec2f(mask, x) * dy; }",
+    };
     const cases: [() => unknown, string][] = [
       [
         () => convTranspose1d(tensor([[1]], { dtype: "i32" }), weight),
@@ -231,6 +236,10 @@ describe("transposed convolution", () => {
         "convTranspose1d: x has shape [4,5], expected more for padding [4]",
       ],
       [
+        () => convTranspose1d(x, weight, { activation: gate }),
+        'convTranspose1d: activation: "gate" takes 1 inputs after x (mask), got 0',
+      ],
+      [
         () => convTranspose1d(x, weight, { activation: {} as never }),
         "convTranspose1d: activation: expected { name, forward, backward }",
       ],
@@ -249,7 +258,7 @@ describe("transposed convolution", () => {
       ],
       [
         () => new ConvTranspose1d(4, 2, 3, { stride: 2 }).forward(x, [13]),
-        "ConvTranspose1d: outputSize is [13], expected from [11] to [12] for x [4,5]",
+        "ConvTranspose1d: outputSize is [13], expected [11] to [12]",
       ],
     ];
     for (const [run, message] of cases) expect(run).toThrow(message);

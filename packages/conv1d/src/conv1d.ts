@@ -8,7 +8,8 @@
  * i and o count the channels of one group. dx is a correlation of dz with the weights, like y one of x: for a stride s
  * it is s of them, each for the positions that meet the same taps. Correlations and dw are core's matmul, which reads
  * the lines through the addressing that stands here (a matrix of windows is never stored); where groups have few
- * channels, kernels of this file compute them straight from memory.
+ * channels, kernels of this file compute them straight from memory. Inputs that an activation has beside z are read
+ * where it is applied, and their gradients are made with dz.
  * Order of this file: geometry, addressing, kernels, launchers, differentiable function, module.
  */
 import {
@@ -21,6 +22,10 @@ import {
   emptyLike,
   type FloatType,
   type Gather,
+  type InputGrads,
+  type Inputs,
+  inputGrads,
+  inputsOf,
   type Kernel,
   kaimingUniform,
   kernel,
@@ -306,12 +311,13 @@ fn load(line: u32, v: i32) -> vec4f {
 }
 
 /** A correlation. A thread owns 4 neighbours in the lines of some channels; a plane is a group of an image. */
-function directSource(d: Direct, activation: Pointwise | null): string {
+function directSource(d: Direct, activation: Pointwise | null, inputs: Inputs | null): string {
   const [Y, i] = d.wide ? [`vec4<${d.Y}>`, "i / 4"] : [d.Y, "i + e * params.every"];
-  const act = d.wide ? `vec4f(${[..."xyzw"].map((c) => `${activation?.name}(v.${c})`)})` : `${activation?.name}(v)`;
+  const one = d.wide ? `vec4f(${[..."xyzw"].map((c) => `${activation?.name}(v.${c})`)})` : `${activation?.name}(v)`;
+  const act = inputs ? `finish${d.wide ? 4 : 1}(${i}, v)` : one;
   const [load, taps] = directTaps(d);
   return /* wgsl */ `
-struct Params { threads: u32, biased: u32, ${FIELDS} }
+struct Params { threads: u32, biased: u32, ${FIELDS}${inputs ? `, ${inputs.text.fields}` : ""} }
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<${vector(d.X, d.dense ? 4 : 1)}>;
@@ -324,7 +330,7 @@ fn weightAt(first: u32, tap: u32) -> f32 {
   if (tap >= params.taps) { return 0.0; }
   return f32(weight[first + tap * params.wTap]);
 }
-${activation?.forward ?? ""}
+${inputs?.text.source ?? activation?.forward ?? ""}
 
 @compute @workgroup_size(256)
 fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
@@ -399,10 +405,11 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
 );
 
 /** dz = dy · f′(z), where there is an activation, and db: a thread sums dz over every `lanes`th part of a channel. */
-function channelSource(T: FloatType, wide: boolean, activation: Pointwise | null): string {
+function channelSource(T: FloatType, wide: boolean, activation: Pointwise | null, inputs: InputGrads | null): string {
   const [F, V, e] = wide ? ["vec4f", `vec4<${T}>`, [".x", ".y", ".z", ".w"]] : ["f32", T, [""]];
+  const total = (sum: string): string => (wide ? `dot(${sum}, vec4f(1))` : sum);
   return /* wgsl */ `
-struct Params { lanes: u32, channels: u32, positions: u32, parts: u32 }
+struct Params { lanes: u32, channels: u32, positions: u32, parts: u32${inputs ? `, ${inputs.text.fields}` : ""} }
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> dy: array<${V}>;
@@ -411,11 +418,11 @@ ${
   activation
     ? `@group(0) @binding(3) var<storage, read> z: array<${V}>;
 @group(0) @binding(4) var<storage, read_write> dz: array<${V}>;
-${activation.forward}${activation.backward}
+${inputs ? inputs.text.source : activation.forward + activation.backward}
 fn gradAt(i: u32) -> ${F} {
   let a = ${F}(z[i]);
   let g = ${F}(dy[i]);
-  let d = ${F}(${e.map((c) => `${activation.name}Grad(a${c}, g${c})`)});
+  let d = ${inputs ? "inputGrads(i, a, g)" : `${F}(${e.map((c) => `${activation.name}Grad(a${c}, g${c})`)})`};
   dz[i] = ${V}(d);
   return d;
 }`
@@ -432,17 +439,25 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
   for (var position = lane; position < params.positions; position += params.lanes) {
     sum += gradAt((position / params.parts * params.channels + channel) * params.parts + position % params.parts);
   }
-  partial[lane * params.channels + channel] = ${wide ? "dot(sum, vec4f(1))" : "sum"};
+  partial[lane * params.channels + channel] = ${total("sum")};
+  ${range(inputs?.sums ?? 0)
+    .map((k) => `inputPartial(${k}, lane * params.channels + channel, ${total(`inputSum${k}`)});`)
+    .join("\n  ")}
 }`;
 }
 
 const kernels = new Map<Pointwise | null, Record<string, Kernel>>();
 
-/** One kernel for each activation and key, which holds all else that its text depends on. */
-function memo(activation: Pointwise | null, key: string, source: () => string): Kernel {
+/** One kernel for each activation, its inputs' text and key, which holds all else that its text depends on. */
+function memo(
+  activation: Pointwise | null,
+  key: string,
+  source: () => string,
+  inputs: Inputs | InputGrads | null,
+): Kernel {
   let own = kernels.get(activation);
   if (!own) kernels.set(activation, (own = {}));
-  return (own[key] ??= kernel<string>(`conv1d.${key}`, source()));
+  return (own[key + (inputs?.text.source ?? "")] ??= kernel<string>(`conv1d.${key}`, source()));
 }
 
 /** dx from the gradient of the padded line: adds what the padding repeated to the positions that it came from. */
@@ -488,6 +503,7 @@ const lanesOf = (teams: number, positions: number): number =>
 interface Epilogue {
   readonly bias?: Tensor | null;
   readonly activation?: Pointwise | null;
+  readonly inputs?: Inputs | null;
   /** What the activation is applied to is written here. */
   readonly z?: Tensor | null;
 }
@@ -499,7 +515,7 @@ function correlate(
   y: Tensor,
   c: Correlation,
   compute: FloatType,
-  { bias = null, activation = null, z = null }: Epilogue = {},
+  { bias = null, activation = null, inputs = null, z = null }: Epilogue = {},
 ): void {
   const { inner, outer, groups, count, taps } = c;
   const images = imagesOf(x, c);
@@ -508,7 +524,7 @@ function correlate(
     matmulForward(weight, x, {
       ...{ M: outer, N: images * count, K: inner * taps, batch: groups, compute },
       gather: (c.gathers[`${X} ${W}`] ??= correlationGather(X, W, c)),
-      ...{ bias, activation, keepZ: z ?? false, out: y, shape: y.shape },
+      ...{ bias, activation: inputs ? null : activation, finish: inputs, keepZ: z ?? false, out: y, shape: y.shape },
     });
     return;
   }
@@ -516,10 +532,11 @@ function correlate(
   const block = outer === 1 ? 1 : 4;
   const d: Direct = { X, W, Y, B, z: z !== null, block, mirrors: c.mode > 0, dense, wide: isWide(c) };
   const threadCount = images * groups * Math.ceil(outer / block) * Math.ceil(count / 4);
-  const params = { ...fieldsOf(c), threads: threadCount, biased: bias ? 1 : 0 };
-  memo(activation, `direct.${Object.values(d).join(".")}`, () => directSource(d, activation)).run(
+  const params = { ...fieldsOf(c), threads: threadCount, biased: bias ? 1 : 0, ...inputs?.params };
+  const key = `direct.${Object.values(d).join(".")}`;
+  memo(activation, key, () => directSource(d, activation, inputs), inputs).run(
     // without a bias, a binding that `biased` says not to read
-    { params, x, weight, y, bias: bias ?? weight, ...(z && { z }) },
+    { params, x, weight, y, bias: bias ?? weight, ...(z && { z }), ...inputs?.bindings },
     { workgroups: threads(threadCount) },
   );
 }
@@ -564,13 +581,17 @@ function weightGrad(dz: Tensor, x: Tensor, weight: Tensor, c: Correlation, compu
   return dw;
 }
 
-/** dz = dy · f′(z), or dy itself without an activation, and db, f32 [channels]. */
+/**
+ * dz = dy · f′(z), or dy itself without an activation, db, f32 [channels], and the gradients of the activation's
+ * inputs.
+ */
 function channelGrad(
   dy: Tensor,
   z: Tensor | null,
   activation: Pointwise | null,
   { groups, outer, count }: Correlation,
-): { dz: Tensor; db: Tensor } {
+  inputs: Inputs | null = null,
+): { dz: Tensor; db: Tensor; dinputs: (Tensor | null)[] } {
   const channels = groups * outer;
   const wide = count % 4 === 0;
   const parts = wide ? count / 4 : count;
@@ -578,13 +599,21 @@ function channelGrad(
   const lanes = lanesOf(channels, positions);
   const dz = activation ? emptyLike(dy) : dy;
   const partial = empty([lanes, channels], { device: dy.device });
-  memo(activation, `channels.${dy.dtype}.${wide}`, () => channelSource(floatOf(dy), wide, activation)).run(
-    { params: { lanes, channels, positions, parts }, dy, partial, ...(z && { z, dz }) },
+  const own = inputs && inputGrads(inputs, wide, lanes);
+  const key = `channels.${dy.dtype}.${wide}`;
+  memo(activation, key, () => channelSource(floatOf(dy), wide, activation, own), own).run(
+    {
+      params: { lanes, channels, positions, parts, ...own?.params },
+      dy,
+      partial,
+      ...(z && { z, dz }),
+      ...own?.bindings,
+    },
     { workgroups: threads(lanes * channels) },
   );
   const db = sumRows(partial, [channels]);
   partial.dispose();
-  return { dz, db };
+  return { dz, db, dinputs: own?.grads() ?? [] };
 }
 
 // Differentiable function -----------------------------------------------------------------------
@@ -604,32 +633,39 @@ export interface Conv1dOptions {
   paddingMode?: PaddingMode;
   /** Applied to the result, fused: anything with the WGSL of a function and its derivative. */
   activation?: Pointwise | null;
+  /**
+   * For the activation's parameters after x, in order: f32, f16 or bool, of y's shape, or [out channels]. The floats
+   * among them get gradients.
+   */
+  inputs?: readonly Tensor[];
 }
 
 /**
- * `activation(convolution of x with weight + bias)`: x [N, C, L] or [C, L], weight [O, C / groups, K], bias [O] →
- * [N, O, L′] or [O, L′]. Under autocast the operands are rounded to f16 and y is f16. Matches
+ * `activation(convolution of x with weight + bias, ...inputs)`: x [N, C, L] or [C, L], weight [O, C / groups, K], bias
+ * [O] → [N, O, L′] or [O, L′]. Under autocast the operands are rounded to f16 and y is f16. Matches
  * torch.nn.functional.conv1d, with the padding modes of torch.nn.Conv1d.
  */
 export function conv1d(x: Tensor, weight: Tensor, options: Conv1dOptions = {}): Tensor {
-  const { bias = null, activation = null } = options;
+  const { bias = null, activation = null, inputs = [] } = options;
   const g = check(x, weight, options);
-  const other = delegated<Tensor>("conv1d", { x, weight, bias }, options);
-  if (other) return other;
   const c = g.forward;
+  const shape = [...x.shape.slice(0, -2), c.groups * c.outer, c.count];
+  const extra = inputsOf("conv1d", activation, inputs, shape, shape.length - 2);
+  const other = extra ? null : delegated<Tensor>("conv1d", { x, weight, bias }, options);
+  if (other) return other;
   const compute = autocastType() ?? floatOf(x);
-  const y = emptyLike(x, { shape: [...x.shape.slice(0, -2), c.groups * c.outer, c.count], dtype: compute });
-  const z = activation && [x, weight, bias].some(needsGrad) ? emptyLike(y) : null;
-  correlate(x, weight, y, c, compute, { bias, activation, z });
-  return record(y, [x, weight, bias ?? x], (dy) => {
-    const sum = () => channelGrad(dy, z, activation, c);
+  const y = emptyLike(x, { shape, dtype: compute });
+  const z = activation && [x, weight, bias, ...inputs].some(needsGrad) ? emptyLike(y) : null;
+  correlate(x, weight, y, c, compute, { bias, activation, inputs: extra, z });
+  return record(y, [x, weight, bias ?? x, ...inputs], (dy) => {
+    const sum = () => channelGrad(dy, z, activation, c, extra);
     const act = z && sum();
     const dz = act?.dz ?? dy;
     const dx = needsGrad(x) ? inputGrad(dz, weight, x, g, compute) : null;
     const dw = needsGrad(weight) ? weightGrad(dz, x, weight, c, compute) : null;
     const db = needsGrad(bias) ? (act ?? sum()).db : null;
     act?.dz.dispose();
-    return [dx, dw, db && bias && cast(db, bias.dtype)];
+    return [dx, dw, db && bias && cast(db, bias.dtype), ...(act?.dinputs ?? [])];
   });
 }
 
@@ -668,7 +704,7 @@ function paddingOf(
 }
 
 function check(x: Tensor, weight: Tensor, options: Conv1dOptions): Geometry {
-  const { bias, padding = 0, groups = 1, paddingMode = "zeros", activation } = options;
+  const { bias, padding = 0, groups = 1, paddingMode = "zeros" } = options;
   for (const [name, t] of Object.entries({ x, weight, bias })) {
     if (t && t.dtype !== "f32" && t.dtype !== "f16")
       throw new Error(`conv1d: ${name} is ${t.dtype}, expected f32 or f16`);
@@ -688,7 +724,6 @@ function check(x: Tensor, weight: Tensor, options: Conv1dOptions): Geometry {
     throw new Error(`conv1d: bias has shape [${bias.shape}], expected [${O}]`);
   if (!autocastType() && x.dtype !== weight.dtype)
     throw new Error(`conv1d: x is ${x.dtype} and weight ${weight.dtype}, expected one dtype (or autocast)`);
-  if (activation) checkPointwise("conv1d: activation", activation);
   const mode = modeOf("conv1d", paddingMode);
   const stride = whole("conv1d: stride", options.stride ?? 1, 1);
   const dilation = whole("conv1d: dilation", options.dilation ?? 1, 1);
@@ -708,7 +743,7 @@ function check(x: Tensor, weight: Tensor, options: Conv1dOptions): Geometry {
 
 // Module ----------------------------------------------------------------------------------------
 
-export interface Conv1dModuleOptions extends Omit<Conv1dOptions, "bias"> {
+export interface Conv1dModuleOptions extends Omit<Conv1dOptions, "bias" | "inputs"> {
   /** Learn a bias. Default true. */
   bias?: boolean;
   device?: Device;
@@ -765,8 +800,9 @@ export class Conv1d extends Module {
     this.bias = bias ? parameter(uniform(empty([outChannels], { device }), -bound, bound)) : null;
   }
 
-  forward(x: Tensor): Tensor {
-    return conv1d(x, this.weight, this);
+  /** `inputs`: for the activation's parameters after x. */
+  forward(x: Tensor, ...inputs: readonly Tensor[]): Tensor {
+    return conv1d(x, this.weight, { ...this, inputs });
   }
 
   protected override extraRepr(): string {

@@ -5,10 +5,12 @@
  *   dz = dy · f′(z)               dx[n, i, q] = Σ_{o, t} dz[n, o, (q + padding − t·dilation) / stride] · w[o, i, t]
  *   db = Σ_{n, p} dz              dw[o, i, t] = Σ_{n, p} dz[n, o, p] · x[n, i, p·stride + t·dilation − padding]
  *
- * p, q, t are positions in height and width; i and o count the channels of one group. dx is a correlation like y: of dz with
- * the weights turned round, for a stride s one for each of the s² classes of q that meet the same taps. Correlations and dw are
- * core's matmul, which reads the image through the addressing that stands here (a matrix of windows is never stored); where a
- * group has too few channels for that, kernels of this file compute them straight from memory.
+ * p, q, t are positions in height and width; i and o count the channels of one group. dx is a correlation like y: of dz
+ * with the weights turned round, for a stride s one for each of the s² classes of q that meet the same taps.
+ * Correlations and dw are core's matmul, which reads the image through the addressing that stands here (a matrix of
+ * windows is never stored); where a group has too few channels for that, kernels of this file compute them straight
+ * from memory. Inputs that an activation has beside z are read where it is applied, and their gradients are made with
+ * dz.
  * Order of this file: geometry, addressing, kernels, launchers, differentiable function, module.
  */
 import {
@@ -23,6 +25,9 @@ import {
   fill,
   type Gather,
   grid,
+  type Inputs,
+  inputGrads,
+  inputsOf,
   kaimingUniform,
   kernel,
   Module,
@@ -503,8 +508,11 @@ fn load(line: u32, inside: bool, w: i32) -> ${F} {
 
 const arrayOf = (T: FloatType, wide: boolean): string => (wide ? `array<vec4<${T}>>` : `array<${T}>`);
 
-/** A correlation. A thread owns 4 neighbours in some rows of output, of some or all channels of a group. */
-function directSource(d: Direct, activation: Pick<Pointwise, "name" | "forward"> | null): string {
+/**
+ * A correlation. A thread owns 4 neighbours in some rows of output, of some or all channels of a group. `fields`: of an
+ * activation with inputs, whose text is then theirs.
+ */
+function directSource(d: Direct, activation: Pick<Pointwise, "name" | "forward"> | null, fields: string): string {
   const [TH, TW] = d.taps;
   const T = TH * TW;
   const outer = count(d.outer);
@@ -517,7 +525,8 @@ function directSource(d: Direct, activation: Pick<Pointwise, "name" | "forward">
     held ? `k${o}_${Number(th) * TW + tw}` : weight(o, `th * ${TW} + ${tw}`);
   const finish = (o: number, row: number): string => {
     const [Y, i] = d.wideY ? [`vec4<${d.Y}>`, "i / 4"] : [d.Y, "i + e * params.pitchW"];
-    const act = d.wideY ? `vec4f(${list(4, (e) => `${activation?.name}(v.${XYZW[e]})`)})` : `${activation?.name}(v)`;
+    const one = d.wideY ? `vec4f(${list(4, (e) => `${activation?.name}(v.${XYZW[e]})`)})` : `${activation?.name}(v)`;
+    const act = fields ? `finish${d.wideY ? 4 : 1}(${i}, v)` : one;
     const value = `c${row}_${o}`;
     const body = `var v = ${d.wideY ? value : `${value}[e]`};
         ${d.bias ? `v += f32(bias[group * params.outer + channel + ${o}]);` : ""}
@@ -532,7 +541,7 @@ function directSource(d: Direct, activation: Pick<Pointwise, "name" | "forward">
   return /* wgsl */ `
 struct Params {
   threads: u32, inner: u32, outer: u32, groups: u32, inH: i32, inW: i32, countH: u32, countW: u32,
-  originH: i32, originW: i32, plane: u32, start: u32, pitchH: u32, pitchW: u32, tapsH: u32
+  originH: i32, originW: i32, plane: u32, start: u32, pitchH: u32, pitchW: u32, tapsH: u32${fields && `, ${fields}`}
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -579,8 +588,8 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
 }`;
 }
 
-const directKernel = variants((spec: string, name: string, forward: string) =>
-  kernel<string>("conv2d.direct", directSource(JSON.parse(spec), name ? { name, forward } : null)),
+const directKernel = variants((spec: string, name: string, forward: string, fields: string) =>
+  kernel<string>("conv2d.direct", directSource(JSON.parse(spec), name ? { name, forward } : null, fields)),
 );
 
 /**
@@ -739,17 +748,20 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
 
 /**
  * dz = dy · f′(z) where there is an activation, and partial sums of dz over the pixels of a channel: a workgroup takes a part
- * of those of all images.
+ * of those of all images. `functions`, and with inputs `fields` and `sums`, are the activation's.
  */
-const channelKernel = variants((T: FloatType, wide: boolean, name: string, functions: string) => {
-  const [F, V] = wide ? ["vec4f", `vec4<${T}>`] : ["f32", T];
-  const grad = wide ? `vec4f(${list(4, (e) => `${name}Grad(a.${XYZW[e]}, g.${XYZW[e]})`)})` : `${name}Grad(a, g)`;
-  return kernel<string>(
-    `conv2d.channels.${T}.${name}`,
-    /* wgsl */ `
+const channelKernel = variants(
+  (T: FloatType, wide: boolean, name: string, functions: string, fields: string, sums: number) => {
+    const [F, V] = wide ? ["vec4f", `vec4<${T}>`] : ["f32", T];
+    const one = wide ? `vec4f(${list(4, (e) => `${name}Grad(a.${XYZW[e]}, g.${XYZW[e]})`)})` : `${name}Grad(a, g)`;
+    const grad = fields ? "inputGrads(i, a, g)" : one;
+    const total = (sum: string): string => `workgroupSum(lane, ${wide ? `dot(${sum}, vec4f(1))` : sum})`;
+    return kernel<string>(
+      `conv2d.channels.${T}.${name}`,
+      /* wgsl */ `
 override WG: u32 = 256;
 ${workgroupReduce}
-struct Params { channels: u32, pixels: u32, size: u32, chunk: u32 }
+struct Params { channels: u32, pixels: u32, size: u32, chunk: u32${fields && `, ${fields}`} }
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> dy: array<${V}>;
@@ -781,17 +793,27 @@ ${
     : "    sum += g;"
 }
   }
-  let total = workgroupSum(lane, ${wide ? "dot(sum, vec4f(1))" : "sum"});
+  let total = ${total("sum")};
   if (lane == 0 && begin < params.size) { partial[id] = total; }
+  ${count(sums)
+    .map(
+      (k) => `{
+    let total = ${total(`inputSum${k}`)};
+    if (lane == 0 && begin < params.size) { inputPartial(${k}, id, total); }
+  }`,
+    )
+    .join("\n  ")}
 }`,
-  );
-});
+    );
+  },
+);
 
 // Launchers -------------------------------------------------------------------------------------
 
 interface Epilogue {
   readonly bias?: Tensor | null;
   readonly activation?: Pointwise | null;
+  readonly inputs?: Inputs | null;
   /** Also return what the activation was applied to. */
   readonly keepZ?: boolean;
   /** The weights are [groups, inner, outer, taps]. */
@@ -856,20 +878,20 @@ function correlate(
   y: Tensor,
   c: Correlation,
   compute: FloatType,
-  { bias = null, activation = null, keepZ = false, back = false }: Epilogue = {},
+  { bias = null, activation = null, inputs = null, keepZ = false, back = false }: Epilogue = {},
 ): Tensor | null {
   const { h, w, inner, outer, groups } = c;
   const images = x.size / (groups * inner * h.input * w.input);
   if (isWinograd(c, x, weight, y, bias ?? x)) {
     const z = keepZ ? emptyLike(y) : null;
-    winograd(x, weight, y, windowsOf(c, x), false, { bias, activation, z });
+    winograd(x, weight, y, windowsOf(c, x), false, { bias, activation, inputs, z });
     return z;
   }
   if (!isDirect(c)) {
     const gather = (c.gathers[x.dtype] ??= correlationGather(floatOf(x), c));
     return matmulForward(weight, x, {
       ...{ M: outer, N: images * pixelsOf(c), K: inner * tapsIn(c), batch: groups, gather, compute },
-      ...{ bias, activation, keepZ, out: y, shape: y.shape },
+      ...{ bias, activation: inputs ? null : activation, finish: inputs, keepZ, out: y, shape: y.shape },
     }).z;
   }
   const z = keepZ ? emptyLike(y) : null;
@@ -882,9 +904,10 @@ function correlate(
     back,
   };
   const size = images * groups * (outer / block) * Math.ceil(h.count / spec.rows) * Math.ceil(w.count / 4);
-  const params = { threads: size, ...fieldsOf(c), outer, countH: h.count, tapsH: h.taps };
-  directKernel(JSON.stringify(spec), activation?.name ?? "", activation?.forward ?? "").run(
-    { params, x, weight, y, ...(bias && { bias }), ...(z && { z }) },
+  const params = { threads: size, ...fieldsOf(c), outer, countH: h.count, tapsH: h.taps, ...inputs?.params };
+  const { source, fields } = inputs?.text ?? { source: activation?.forward ?? "", fields: "" };
+  directKernel(JSON.stringify(spec), activation?.name ?? "", source, fields).run(
+    { params, x, weight, y, ...(bias && { bias }), ...(z && { z }), ...inputs?.bindings },
     { workgroups: grid(Math.ceil(size / 64)) },
   );
   return z;
@@ -968,13 +991,17 @@ function weightGrad(
   return { dw, db };
 }
 
-/** dz = dy · f′(z), or dy itself without an activation, and db, f32 [channels]. */
+/**
+ * dz = dy · f′(z), or dy itself without an activation, db, f32 [channels], and the gradients of the activation's
+ * inputs.
+ */
 function channelGrad(
   dy: Tensor,
   z: Tensor | null,
   activation: Pointwise | null,
   c: Correlation,
-): { dz: Tensor; db: Tensor } {
+  inputs: Inputs | null = null,
+): { dz: Tensor; db: Tensor; dinputs: (Tensor | null)[] } {
   const channels = c.groups * c.outer;
   const wide = pixelsOf(c) % 4 === 0;
   const pixels = pixelsOf(c) / (wide ? 4 : 1);
@@ -983,14 +1010,21 @@ function channelGrad(
   const chunks = Math.ceil(size / chunk);
   const dz = activation ? emptyLike(dy) : dy;
   const partial = empty([chunks, channels], { device: dy.device });
-  const functions = activation ? activation.forward + activation.backward : "";
-  channelKernel(floatOf(dy), wide, activation?.name ?? "", functions).run(
-    { params: { channels, pixels, size, chunk }, dy, partial, ...(activation && z && { z, dz }) },
+  const own = inputs && inputGrads(inputs, wide, chunks);
+  const { source, fields } = own?.text ?? {
+    source: activation ? activation.forward + activation.backward : "",
+    fields: "",
+  };
+  channelKernel(floatOf(dy), wide, activation?.name ?? "", source, fields, own?.sums ?? 0).run(
+    {
+      params: { channels, pixels, size, chunk, ...own?.params },
+      ...{ dy, partial, ...(activation && z && { z, dz }), ...own?.bindings },
+    },
     { workgroups: grid(channels * chunks) },
   );
   const db = chunks === 1 ? partial.view(0, [channels]) : sumRows(partial, [channels]);
   partial.dispose();
-  return { dz, db };
+  return { dz, db, dinputs: own?.grads() ?? [] };
 }
 
 // Differentiable function -----------------------------------------------------------------------
@@ -1010,31 +1044,38 @@ export interface Conv2dOptions {
   paddingMode?: PaddingMode;
   /** Applied to the result, fused: anything with the WGSL of a function and its derivative. */
   activation?: Pointwise | null;
+  /**
+   * For the activation's parameters after x, in order: f32, f16 or bool, of y's shape, or [out channels]. The floats
+   * among them get gradients.
+   */
+  inputs?: readonly Tensor[];
 }
 
 /**
- * `activation(convolution of x with weight + bias)`: x [N, C, H, W] or [C, H, W], weight [O, C / groups, KH, KW], bias [O] →
- * [N, O, OH, OW] or [O, OH, OW]. Under autocast the operands are rounded to f16 and y is f16. Matches
+ * `activation(convolution of x with weight + bias, ...inputs)`: x [N, C, H, W] or [C, H, W], weight [O, C / groups, KH,
+ * KW], bias [O] → [N, O, OH, OW] or [O, OH, OW]. Under autocast the operands are rounded to f16 and y is f16. Matches
  * torch.nn.functional.conv2d, with the padding modes of torch.nn.Conv2d.
  */
 export function conv2d(x: Tensor, weight: Tensor, options: Conv2dOptions = {}): Tensor {
-  const { bias = null, activation = null } = options;
+  const { bias = null, activation = null, inputs = [] } = options;
   const g = check(x, weight, options);
-  const other = delegated<Tensor>("conv2d", { x, weight, bias }, options);
-  if (other) return other;
   const { h, w, outer, groups } = g.forward;
+  const shape = [...x.shape.slice(0, -3), groups * outer, h.count, w.count];
+  const extra = inputsOf("conv2d", activation, inputs, shape, shape.length - 3);
+  const other = extra ? null : delegated<Tensor>("conv2d", { x, weight, bias }, options);
+  if (other) return other;
   const compute = autocastType() ?? floatOf(x);
-  const keepZ = activation !== null && [x, weight, bias].some(needsGrad);
-  const y = emptyLike(x, { shape: [...x.shape.slice(0, -3), groups * outer, h.count, w.count], dtype: compute });
-  const z = correlate(x, weight, y, g.forward, compute, { bias, activation, keepZ });
-  return record(y, [x, weight, bias ?? x], (dy) => {
-    const act = z ? channelGrad(dy, z, activation, g.forward) : null;
+  const keepZ = activation !== null && [x, weight, bias, ...inputs].some(needsGrad);
+  const y = emptyLike(x, { shape, dtype: compute });
+  const z = correlate(x, weight, y, g.forward, compute, { bias, activation, inputs: extra, keepZ });
+  return record(y, [x, weight, bias ?? x, ...inputs], (dy) => {
+    const act = z ? channelGrad(dy, z, activation, g.forward, extra) : null;
     const dz = act?.dz ?? dy;
     const dx = needsGrad(x) ? inputGrad(dz, weight, x, g, compute) : null;
     const grads = needsGrad(weight) ? weightGrad(dz, x, weight, g.forward, compute) : null;
     const db = needsGrad(bias) ? (act?.db ?? grads?.db ?? channelGrad(dy, null, null, g.forward).db) : null;
     act?.dz.dispose();
-    return [dx, grads?.dw ?? null, db && bias && cast(db, bias.dtype)];
+    return [dx, grads?.dw ?? null, db && bias && cast(db, bias.dtype), ...(act?.dinputs ?? [])];
   });
 }
 
@@ -1070,7 +1111,7 @@ function paddingOf(
 }
 
 function check(x: Tensor, weight: Tensor, options: Conv2dOptions): Geometry {
-  const { bias, padding = 0, groups = 1, paddingMode = "zeros", activation } = options;
+  const { bias, padding = 0, groups = 1, paddingMode = "zeros" } = options;
   for (const [name, t] of Object.entries({ x, weight, bias })) {
     if (t && t.dtype !== "f32" && t.dtype !== "f16")
       throw new Error(`conv2d: ${name} is ${t.dtype}, expected f32 or f16`);
@@ -1095,7 +1136,6 @@ function check(x: Tensor, weight: Tensor, options: Conv2dOptions): Geometry {
     throw new Error(`conv2d: bias has shape [${bias.shape}], expected [${O}]`);
   if (!autocastType() && x.dtype !== weight.dtype)
     throw new Error(`conv2d: x is ${x.dtype} and weight ${weight.dtype}, expected one dtype (or autocast)`);
-  if (activation) checkPointwise("conv2d: activation", activation);
   if (!(paddingMode in mirrors))
     throw new Error(`conv2d: paddingMode is "${paddingMode}", expected ${Object.keys(mirrors).join(", ")}`);
   const stride = pair("conv2d: stride", options.stride ?? 1, 1);
@@ -1121,7 +1161,7 @@ function check(x: Tensor, weight: Tensor, options: Conv2dOptions): Geometry {
 
 // Module ----------------------------------------------------------------------------------------
 
-export interface Conv2dModuleOptions extends Omit<Conv2dOptions, "bias"> {
+export interface Conv2dModuleOptions extends Omit<Conv2dOptions, "bias" | "inputs"> {
   /** Learn a bias. Default true. */
   bias?: boolean;
   device?: Device;
@@ -1181,8 +1221,9 @@ export class Conv2d extends Module {
     this.bias = bias ? parameter(uniform(empty([outChannels], { device }), -bound, bound)) : null;
   }
 
-  forward(x: Tensor): Tensor {
-    return conv2d(x, this.weight, this);
+  /** `inputs`: for the activation's parameters after x. */
+  forward(x: Tensor, ...inputs: readonly Tensor[]): Tensor {
+    return conv2d(x, this.weight, { ...this, inputs });
   }
 
   protected override extraRepr(): string {

@@ -12,6 +12,7 @@ import {
   type Device,
   empty,
   emptyLike,
+  type Inputs,
   kernel,
   matmulForward,
   type Pointwise,
@@ -113,17 +114,21 @@ ${[0, 1, 2, 3]
 const load = (j: number): string =>
   `vec4f(${[0, 1, 2, 3].map((i) => `planes[${4 * j + i} * params.size + id]`).join(", ")})`;
 
-/** y from its planes. A row of a tile is stored as one vec2 where rows of the image allow it. */
-const outputKernel = variants((wide: boolean, bias: boolean, z: boolean, name: string, forward: string) => {
-  const Y = wide ? "array<vec2f>" : "array<f32>";
-  const store = (to: string, value: string): string =>
-    wide
-      ? `${to}[at / 2] = ${value};`
-      : `${to}[at] = ${value}.x; if (w + 1 < params.W) { ${to}[at + 1] = ${value}.y; }`;
-  return kernel<string>(
-    "conv2d.contract",
-    /* wgsl */ `
-${PARAMS}
+/**
+ * y from its planes. A row of a tile is stored as one vec2 where rows of the image allow it. `fields`: of an activation
+ * with inputs; of what it is given past the edge nothing is stored.
+ */
+const outputKernel = variants(
+  (wide: boolean, bias: boolean, z: boolean, name: string, forward: string, fields: string) => {
+    const Y = wide ? "array<vec2f>" : "array<f32>";
+    const store = (to: string, value: string): string =>
+      wide
+        ? `${to}[at / 2] = ${value};`
+        : `${to}[at] = ${value}.x; if (w + 1 < params.W) { ${to}[at + 1] = ${value}.y; }`;
+    return kernel<string>(
+      "conv2d.contract",
+      /* wgsl */ `
+${fields ? PARAMS.replace("outer: u32", `outer: u32, ${fields}`) : PARAMS}
 @group(0) @binding(1) var<storage, read> planes: array<f32>;
 @group(0) @binding(2) var<storage, read_write> y: ${Y};
 ${bias ? "@group(0) @binding(3) var<storage, read> bias: array<f32>;" : ""}
@@ -143,12 +148,13 @@ fn main(@builtin(global_invocation_id) thread: vec3u, @builtin(num_workgroups) g
     var v = line(vec4f(${[0, 1, 2, 3].map((j) => `columns[${j}][r]`).join(", ")}));
     ${bias ? "v += bias[channel];" : ""}
     ${z ? store("z", "v") : ""}
-    ${name ? `v = vec2f(${name}(v.x), ${name}(v.y));` : ""}
+    ${name ? `v = ${fields ? "vec2f(finish1(at, v.x), finish1(at + 1, v.y))" : `vec2f(${name}(v.x), ${name}(v.y))`};` : ""}
     ${store("y", "v")}
   }
 }`,
-  );
-});
+    );
+  },
+);
 
 const weightGradKernel = variants(() =>
   kernel<string>(
@@ -231,6 +237,7 @@ function expand(what: Expanded, x: Tensor, values: Params): Tensor {
 export interface WinogradEpilogue {
   readonly bias?: Tensor | null;
   readonly activation?: Pointwise | null;
+  readonly inputs?: Inputs | null;
   readonly z?: Tensor | null;
 }
 
@@ -244,7 +251,7 @@ export function winograd(
   y: Tensor,
   c: Windows,
   turned: boolean,
-  { bias = null, activation = null, z = null }: WinogradEpilogue = {},
+  { bias = null, activation = null, inputs = null, z = null }: WinogradEpilogue = {},
 ): void {
   const { groups, inner, outer } = c;
   const swapped = turned ? { inner: outer, outer: inner } : { inner, outer };
@@ -256,8 +263,16 @@ export function winograd(
     const { c: planes } = matmulForward(u, v, { M: outer, N, K: inner, batch: 16 * groups, shape });
     v.dispose();
     const values = outputParams(c, part);
-    outputKernel(c.outW % 2 === 0, bias !== null, z !== null, activation?.name ?? "", activation?.forward ?? "").run(
-      { params: values, planes, y, ...(bias && { bias }), ...(z && { z }) },
+    const { source, fields } = inputs?.text ?? { source: activation?.forward ?? "", fields: "" };
+    outputKernel(c.outW % 2 === 0, bias !== null, z !== null, activation?.name ?? "", source, fields).run(
+      {
+        params: { ...values, ...inputs?.params },
+        planes,
+        y,
+        ...(bias && { bias }),
+        ...(z && { z }),
+        ...inputs?.bindings,
+      },
       { workgroups: threads(values.size) },
     );
     planes.dispose();

@@ -416,7 +416,7 @@ async function requestDevice({
 }: InitOptions): Promise<{ device: GPUDevice; info: GPUAdapterInfo }> {
   const gpu = (await browserGpu()) ?? (await nodeGpu(dawn));
   const adapter = await gpu.requestAdapter({ powerPreference });
-  if (!adapter) throw new Error("init: WebGPU found no GPU adapter (no driver, or the GPU is blocked)");
+  if (!adapter) throw new Error("init: WebGPU found no GPU adapter (no driver, or blocked)");
   const requiredFeatures = FEATURES.filter((f) => adapter.features.has(f)) as GPUFeatureName[];
   const requiredLimits = Object.fromEntries(LIMITS.map((name) => [name, adapter.limits[name]]));
   const device = await adapter.requestDevice({ label: "kindling", requiredFeatures, requiredLimits });

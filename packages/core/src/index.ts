@@ -13,7 +13,8 @@ export {
   memory,
   provideCpu,
 } from "./device.ts";
-export { kaimingUniform, xavierNormal, xavierUniform } from "./init.ts";
+export { kaimingUniform, xavierUniform } from "./init.ts";
+export { type InputGrads, type Inputs, inputGrads, inputsOf } from "./inputs.ts";
 export { grid, type Kernel, kernel, type Launch, variants, type Workgroups } from "./kernel.ts";
 export type { Finish, Gather, GatheredOperand, MappedResult } from "./matmul.kernels.ts";
 export { type MatmulLaunch, type MatmulOptions, matmul, matmulForward } from "./matmul.ts";

@@ -1,5 +1,5 @@
 /** The initialisers that layers start from, under the names of torch.nn.init, in place and off the tape. @kindling/nn has all of them. */
-import { normal, uniform } from "./random.ts";
+import { uniform } from "./random.ts";
 import type { Tensor } from "./tensor.ts";
 
 /** Inputs and outputs of a weight [out, in, ...kernel]: what one output sums over, and one input feeds. */
@@ -18,14 +18,8 @@ export function kaimingUniform(weight: Tensor, { a = 0 }: { a?: number } = {}): 
 }
 
 /** Glorot & Bengio 2010, uniform. */
-export function xavierUniform(weight: Tensor, gain = 1): Tensor {
+export function xavierUniform(weight: Tensor): Tensor {
   const [fanIn, fanOut] = fans("xavierUniform", weight);
-  const bound = gain * Math.sqrt(6 / (fanIn + fanOut));
+  const bound = Math.sqrt(6 / (fanIn + fanOut));
   return uniform(weight, -bound, bound);
-}
-
-/** Glorot & Bengio 2010, normal. */
-export function xavierNormal(weight: Tensor, gain = 1): Tensor {
-  const [fanIn, fanOut] = fans("xavierNormal", weight);
-  return normal(weight, 0, gain * Math.sqrt(2 / (fanIn + fanOut)));
 }

@@ -13,6 +13,10 @@ import {
   delegated,
   emptyLike,
   type FloatType,
+  type InputGrads,
+  type Inputs,
+  inputGrads,
+  inputsOf,
   kernel,
   Module,
   type Pointwise,
@@ -33,18 +37,21 @@ type Lanes = "vec4f" | "f32";
 const each = (L: Lanes, f: string): string =>
   L === "vec4f" ? `vec4f(${[..."xyzw"].map((lane) => f.replaceAll("$", lane)).join(", ")})` : f.replaceAll(".$", "");
 
+/** What the inputs of an activation add to a kernel: fields of its params, and text. Both are empty without any. */
+type Texts = readonly [fields: string, source: string];
+
 /** A thread for each load of y: one division finds its place in x. */
-const forwardKernel = ({ name, forward }: Pointwise, T: FloatType, L: Lanes) => {
+const forwardKernel = ({ name, forward }: Pointwise, T: FloatType, L: Lanes, ...[fields, inputs]: Texts) => {
   const X = L === "vec4f" ? `vec4<${T}>` : T;
   return kernel<string>(
     `glu.forward.${name}.${X}`,
     /* wgsl */ `
-struct Params { vectors: u32, half: u32 }
+struct Params { vectors: u32, half: u32${fields && `, ${fields}`} }
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<${X}>;
 @group(0) @binding(2) var<storage, read_write> y: array<${X}>;
-${forward}
+${inputs || forward}
 
 @compute @workgroup_size(256)
 fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
@@ -53,25 +60,24 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
   let at = i + i / params.half * params.half;
   let a = ${L}(x[at]);
   let b = ${L}(x[at + params.half]);
-  y[i] = ${X}(a * ${each(L, `${name}(b.$)`)});
+  y[i] = ${X}(a * ${inputs ? `finish${L === "f32" ? 1 : 4}(i, b)` : each(L, `${name}(b.$)`)});
 }`,
   );
 };
 
 /** A thread for each load of dy; it writes to both halves of dx. */
-const backwardKernel = ({ name, forward, backward }: Pointwise, T: FloatType, L: Lanes) => {
+const backwardKernel = ({ name, forward, backward }: Pointwise, T: FloatType, L: Lanes, ...[fields, inputs]: Texts) => {
   const X = L === "vec4f" ? `vec4<${T}>` : T;
   return kernel<string>(
     `glu.backward.${name}.${X}`,
     /* wgsl */ `
-struct Params { vectors: u32, half: u32 }
+struct Params { vectors: u32, half: u32${fields && `, ${fields}`} }
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<${X}>;
 @group(0) @binding(2) var<storage, read> dy: array<${X}>;
 @group(0) @binding(3) var<storage, read_write> dx: array<${X}>;
-${forward}
-${backward}
+${inputs || `${forward}\n${backward}`}
 
 @compute @workgroup_size(256)
 fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
@@ -81,28 +87,27 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
   let a = ${L}(x[at]);
   let b = ${L}(x[at + params.half]);
   let g = ${L}(dy[i]);
-  dx[at] = ${X}(g * ${each(L, `${name}(b.$)`)});
-  dx[at + params.half] = ${X}(a * ${each(L, `${name}Grad(b.$, g.$)`)});
+${
+  inputs
+    ? `  dx[at] = ${X}(g * finish${L === "f32" ? 1 : 4}(i, b));
+  dx[at + params.half] = ${X}(inputGrads(i, b, g * a));`
+    : `  dx[at] = ${X}(g * ${each(L, `${name}(b.$)`)});
+  dx[at + params.half] = ${X}(a * ${each(L, `${name}Grad(b.$, g.$)`)});`
+}
 }`,
   );
 };
 
-interface Kernels {
-  readonly forward: (T: FloatType, L: Lanes) => ReturnType<typeof forwardKernel>;
-  readonly backward: (T: FloatType, L: Lanes) => ReturnType<typeof backwardKernel>;
-}
+const kernelsOf = (f: Pointwise) => ({
+  forward: variants((T: FloatType, L: Lanes, ...texts: Texts) => forwardKernel(f, T, L, ...texts)),
+  backward: variants((T: FloatType, L: Lanes, ...texts: Texts) => backwardKernel(f, T, L, ...texts)),
+});
 
-const built = new WeakMap<Pointwise, Kernels>();
+const built = new WeakMap<Pointwise, ReturnType<typeof kernelsOf>>();
 
-function kernelsOf(f: Pointwise): Kernels {
+function kernelsWith(f: Pointwise): ReturnType<typeof kernelsOf> {
   let kernels = built.get(f);
-  if (!kernels) {
-    kernels = {
-      forward: variants((T, L) => forwardKernel(f, T, L)),
-      backward: variants((T, L) => backwardKernel(f, T, L)),
-    };
-    built.set(f, kernels);
-  }
+  if (!kernels) built.set(f, (kernels = kernelsOf(f)));
   return kernels;
 }
 
@@ -121,26 +126,49 @@ fn sigmoidGrad(x: f32, dy: f32) -> f32 { return dy * sigmoid(x) * sigmoid(-x); }
 // Launchers -------------------------------------------------------------------------------------
 
 /** `half`: elements of x from one half to the other. */
-function launchOf(x: Tensor, half: number) {
+function launchOf(x: Tensor, half: number, inputs: Inputs | InputGrads | null) {
   const L: Lanes = half % 4 === 0 ? "vec4f" : "f32";
   const lanes = L === "vec4f" ? 4 : 1;
   const vectors = x.size / 2 / lanes;
-  return { L, T: x.dtype as FloatType, params: { vectors, half: half / lanes }, workgroups: threads(vectors) };
+  const { source, fields } = inputs?.text ?? { source: "", fields: "" };
+  return {
+    variant: [x.dtype as FloatType, L, fields, source] as const,
+    bindings: { params: { vectors, half: half / lanes, ...inputs?.params }, x, ...inputs?.bindings },
+    workgroups: threads(vectors),
+  };
 }
 
 /** y has `shape`. */
-export function gluForward(x: Tensor, half: number, activation: Pointwise, shape: Shape): Tensor {
-  const { L, T, params, workgroups } = launchOf(x, half);
+export function gluForward(
+  x: Tensor,
+  half: number,
+  activation: Pointwise,
+  shape: Shape,
+  inputs: Inputs | null = null,
+): Tensor {
+  const { variant, bindings, workgroups } = launchOf(x, half, inputs);
   const y = emptyLike(x, { shape });
-  kernelsOf(activation).forward(T, L).run({ params, x, y }, { workgroups });
+  kernelsWith(activation)
+    .forward(...variant)
+    .run({ ...bindings, y }, { workgroups });
   return y;
 }
 
-export function gluBackward(dy: Tensor, x: Tensor, half: number, activation: Pointwise): Tensor {
-  const { L, T, params, workgroups } = launchOf(x, half);
+/** dx, and the gradients of the inputs. */
+export function gluBackward(
+  dy: Tensor,
+  x: Tensor,
+  half: number,
+  activation: Pointwise,
+  inputs: Inputs | null = null,
+): { dx: Tensor; dinputs: (Tensor | null)[] } {
+  const own = inputs && inputGrads(inputs, half % 4 === 0, 0);
+  const { variant, bindings, workgroups } = launchOf(x, half, own);
   const dx = emptyLike(x);
-  kernelsOf(activation).backward(T, L).run({ params, x, dy, dx }, { workgroups });
-  return dx;
+  kernelsWith(activation)
+    .backward(...variant)
+    .run({ ...bindings, dy, dx }, { workgroups });
+  return { dx, dinputs: own?.grads() ?? [] };
 }
 
 // Differentiable function -----------------------------------------------------------------------
@@ -150,23 +178,33 @@ export interface GLUOptions {
   dim?: number;
   /** Activation of the gate: silu for SwiGLU, gelu for GeGLU, relu for ReGLU, or your own. Default sigmoid. */
   activation?: Pointwise;
+  /**
+   * For the activation's parameters after x, in order: f32, f16 or bool, of y's shape, or one value for each element of
+   * its last axis. The floats among them get gradients.
+   */
+  inputs?: readonly Tensor[];
 }
 
 /**
- * `a · activation(b)` for the halves a and b of `x` along `dim`, whose size must be even:
+ * `a · activation(b, ...inputs)` for the halves a and b of `x` along `dim`, whose size must be even:
  * [..., 2n, ...] → [..., n, ...]. y has the dtype of x, f32 or f16, under autocast too. Matches torch.nn.functional.glu.
  */
-export function glu(x: Tensor, { dim = -1, activation = sigmoid }: GLUOptions = {}): Tensor {
-  const axis = check(x, dim, activation);
-  const other = delegated<Tensor>("glu", { x }, { axis, activation });
-  if (other) return other;
+export function glu(x: Tensor, { dim = -1, activation = sigmoid, inputs = [] }: GLUOptions = {}): Tensor {
+  const axis = check(x, dim);
+  checkPointwise("glu: activation", activation, inputs.length);
   const half = sizeOf(x.shape.slice(axis)) / 2;
   const shape = x.shape.map((size, i) => (i === axis ? size / 2 : size));
-  return record(gluForward(x, half, activation, shape), [x], (dy) => [gluBackward(dy, x, half, activation)]);
+  const extra = inputs.length === 0 ? null : inputsOf("glu", activation, inputs, shape, shape.length - 1);
+  const other = extra ? null : delegated<Tensor>("glu", { x }, { axis, activation });
+  if (other) return other;
+  return record(gluForward(x, half, activation, shape, extra), [x, ...inputs], (dy) => {
+    const { dx, dinputs } = gluBackward(dy, x, half, activation, extra);
+    return [dx, ...dinputs];
+  });
 }
 
 /** Returns `dim` counted from the front. */
-function check({ shape, dtype }: Tensor, dim: number, activation: Pointwise): number {
+function check({ shape, dtype }: Tensor, dim: number): number {
   if (dtype !== "f32" && dtype !== "f16") throw new Error(`glu: x is ${dtype}, expected f32 or f16`);
   const rank = shape.length;
   if (rank === 0) throw new Error("glu: x has shape [], expected a dimension to halve");
@@ -176,7 +214,6 @@ function check({ shape, dtype }: Tensor, dim: number, activation: Pointwise): nu
   if (shape.at(dim)! % 2 !== 0) {
     throw new Error(`glu: dim ${dim} of x [${shape}] has size ${shape.at(dim)}, expected an even one`);
   }
-  checkPointwise("glu: activation", activation);
   return dim < 0 ? dim + rank : dim;
 }
 
@@ -187,14 +224,15 @@ export class GLU extends Module {
   readonly dim: number;
   readonly activation: Pointwise;
 
-  constructor({ dim = -1, activation = sigmoid }: GLUOptions = {}) {
+  constructor({ dim = -1, activation = sigmoid }: Omit<GLUOptions, "inputs"> = {}) {
     super();
     this.dim = dim;
     this.activation = checkPointwise("GLU: activation", activation);
   }
 
-  forward(x: Tensor): Tensor {
-    return glu(x, this);
+  /** `inputs`: for the activation's parameters after x. */
+  forward(x: Tensor, ...inputs: readonly Tensor[]): Tensor {
+    return glu(x, { dim: this.dim, activation: this.activation, inputs });
   }
 
   protected override extraRepr(): string {

@@ -137,7 +137,7 @@ describe("glu", () => {
     expect(() => glu(x, { dim: 0.5 })).toThrow("glu: dim is 0.5, expected -2 to 1 for x of shape [3,4]");
     expect(() => glu(x, { dim: 0 })).toThrow("glu: dim 0 of x [3,4] has size 3, expected an even one");
     expect(() => glu(x, { activation: "silu" as never })).toThrow(
-      "glu: activation: expected { name, forward, backward } with WGSL text, got silu",
+      'glu: activation: expected { name, forward, backward } with WGSL text, got "silu"',
     );
     expect(() => new GLU({ activation: 1 as never })).toThrow("GLU: activation: expected");
   });

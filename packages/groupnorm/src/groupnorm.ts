@@ -38,10 +38,10 @@ import {
 
 // Kernels: what they share ----------------------------------------------------------------------
 
-/** F is what a thread computes with, of N elements; `total` is the sum of its lanes. */
+/** F is what a thread computes with; `total` is the sum of its lanes. */
 const lanes = {
-  vec4: "const N = 4u;\nalias F = vec4f;\nfn total(v: F) -> f32 { return dot(v, vec4f(1)); }",
-  scalar: "const N = 1u;\nalias F = f32;\nfn total(v: F) -> f32 { return v; }",
+  vec4: "alias F = vec4f;\nfn total(v: F) -> f32 { return dot(v, vec4f(1)); }",
+  scalar: "alias F = f32;\nfn total(v: F) -> f32 { return v; }",
 } as const;
 
 type Lanes = keyof typeof lanes;
@@ -63,7 +63,9 @@ struct Params {
  * Sum of `v` over W threads, 4 at least, returned to each of them. The workgroup's 256 threads hold 256 / W such sums. Two
  * levels of at most 16 terms: two barriers, where a tree would take sixteen. V is f32, or vec2f for two sums.
  */
-const rowSum = /* wgsl */ `
+const rowSum = (V: "f32" | "vec2f"): string => /* wgsl */ `
+${head}
+alias V = ${V};
 override W: u32 = 256;
 var<workgroup> terms: array<V, 256>;
 var<workgroup> sums: array<V, 64>;
@@ -122,8 +124,9 @@ ${body}
 const unitMain = (units: string, body: string): string =>
   main(/* wgsl */ `
   let units = ${units};
-  let inside = group * (256 / W) + lane / W < units;
-  let unit = min(group * (256 / W) + lane / W, units - 1);
+  let own = group * (256 / W) + lane / W;
+  let inside = own < units;
+  let unit = min(own, units - 1);
   let first = lane % W;
 ${body}`);
 
@@ -142,11 +145,8 @@ const forwardKernel = variants(
       "groupNorm.forward",
       /* wgsl */ `
 const K = ${K}u;
-alias V = f32;
 ${lanes[L]}
-${rowSum}
-
-${head}
+${rowSum("f32")}
 @group(0) @binding(3) var<storage, read> x: array<${X}>;
 @group(0) @binding(4) var<storage, read_write> stats: array<vec2f>;
 ${
@@ -185,7 +185,7 @@ ${unitMain(
       if (inside) { keep(base + first + k * W, held[k]); }
     }
   }
-  let count = f32(size * N);
+  let count = f32(size) * total(F(1));
   let mean = rowSum(lane, total(sum1)) / count;
 
   var deviations = F();
@@ -218,10 +218,7 @@ ${
 const mergeKernel = kernel<string>(
   "groupNorm.merge",
   /* wgsl */ `
-alias V = f32;
-${rowSum}
-
-${head}
+${rowSum("f32")}
 @group(0) @binding(1) var<storage, read> partial: array<vec2f>;
 @group(0) @binding(2) var<storage, read_write> stats: array<vec2f>;
 
@@ -313,10 +310,8 @@ const gradKernel = variants((S: Element, Y: Element, P: FloatType, L: Lanes, K: 
     "groupNorm.grad",
     /* wgsl */ `
 const K = ${K}u;
-alias V = vec2f;
 ${lanes[L]}
-${rowSum}
-${head}
+${rowSum("vec2f")}
 ${gradients(S, Y)}
 @group(0) @binding(7) var<storage, read_write> partial: array<vec2f>;
 ${
@@ -373,10 +368,7 @@ const meansKernel = variants((P: FloatType) =>
   kernel<string>(
     "groupNorm.means",
     /* wgsl */ `
-alias V = vec2f;
-${rowSum}
-
-${head}
+${rowSum("vec2f")}
 @group(0) @binding(1) var<storage, read> weight: array<${P}>;
 @group(0) @binding(2) var<storage, read> partial: array<vec2f>;
 @group(0) @binding(3) var<storage, read_write> means: array<vec2f>;
@@ -441,10 +433,7 @@ const weightGradKernel = variants((P: FloatType) =>
   kernel<string>(
     "groupNorm.weightGrad",
     /* wgsl */ `
-alias V = vec2f;
-${rowSum}
-
-${head}
+${rowSum("vec2f")}
 @group(0) @binding(1) var<storage, read> partial: array<vec2f>;
 @group(0) @binding(2) var<storage, read_write> dw: array<${P}>;
 @group(0) @binding(3) var<storage, read_write> db: array<${P}>;
@@ -733,14 +722,12 @@ export function groupNorm(
   { weight = null, bias = null, eps = 1e-5, residual = null }: GroupNormOptions = {},
 ): Tensor | NormAndSum {
   check("groupNorm", x, { weight, bias });
-  const channels = x.shape[1]!;
-  if (!(Number.isInteger(numGroups) && numGroups > 0 && channels % numGroups === 0))
-    throw new Error(`groupNorm: x has shape [${x.shape}], expected channels divisible by numGroups ${numGroups}`);
+  checkGroups(`groupNorm: x has shape [${x.shape}]`, x.shape[1]!, numGroups);
   if (residual) checkFloat("groupNorm", "residual", residual);
   if (residual && residual.shape.join() !== x.shape.join())
     throw new Error(`groupNorm: residual has shape [${residual.shape}], expected [${x.shape}]`);
   if (x.size === numGroups)
-    throw new Error(`groupNorm: x has shape [${x.shape}], expected more than 1 value per group of ${numGroups}`);
+    throw new Error(`groupNorm: x has shape [${x.shape}], expected more than 1 value per group`);
   const other = delegated<Tensor & NormAndSum>("groupNorm", { x, weight, bias, residual }, { numGroups, eps });
   if (other) return other;
   const dtype = autocastType() && "f32";
@@ -782,15 +769,13 @@ export function instanceNorm(
   }: InstanceNormOptions = {},
 ): Tensor {
   check("instanceNorm", x, { weight, bias, runningMean, runningVar });
-  if (!runningMean !== !runningVar)
-    throw new Error("instanceNorm: runningMean or runningVar is missing, expected both");
+  if (!(runningMean && runningVar) && (runningMean || runningVar || !useInputStats))
+    throw new Error("instanceNorm: runningMean or runningVar is missing, expected both, or none with useInputStats");
   checkSame("instanceNorm", "runningMean", "runningVar", { runningMean, runningVar });
-  if (!useInputStats && !runningMean)
-    throw new Error("instanceNorm: useInputStats is false, expected runningMean and runningVar");
   const groups = x.shape[1]!;
   const { params } = layoutOf(x, groups);
   if (useInputStats && params.space === 1)
-    throw new Error(`instanceNorm: x has shape [${x.shape}], expected more than 1 element of space for useInputStats`);
+    throw new Error(`instanceNorm: x has shape [${x.shape}], expected more than 1 value per channel`);
   const other = delegated<Tensor>(
     "instanceNorm",
     { x, weight, bias, runningMean, runningVar },
@@ -811,6 +796,11 @@ export function instanceNorm(
   return output;
 }
 
+function checkGroups(given: string, channels: number, numGroups: number): void {
+  if (!(Number.isInteger(numGroups) && numGroups > 0 && channels % numGroups === 0))
+    throw new Error(`${given}, expected channels divisible by numGroups ${numGroups}`);
+}
+
 function checkFloat(fn: string, name: string, { dtype }: Tensor): void {
   if (dtype !== "f32" && dtype !== "f16") throw new Error(`${fn}: ${name} is ${dtype}, expected f32 or f16`);
 }
@@ -828,7 +818,7 @@ function check(fn: string, x: Tensor, perChannel: Record<string, Tensor | null>)
   for (const [name, t] of Object.entries(perChannel)) {
     if (!t) continue;
     checkFloat(fn, name, t);
-    if (t.shape.length !== 1 || t.size !== channels)
+    if (t.shape.join() !== `${channels}`)
       throw new Error(`${fn}: ${name} has shape [${t.shape}], expected [${channels}]`);
   }
   checkSame(fn, "weight", "bias", perChannel);
@@ -859,8 +849,7 @@ export class GroupNorm extends Module {
     { eps = 1e-5, affine = true, bias = true, device }: GroupNormModuleOptions = {},
   ) {
     super();
-    if (!(numGroups > 0 && numChannels % numGroups === 0))
-      throw new Error(`GroupNorm: numChannels is ${numChannels}, expected a multiple of numGroups ${numGroups}`);
+    checkGroups(`GroupNorm: numChannels is ${numChannels}`, numChannels, numGroups);
     this.numGroups = numGroups;
     this.numChannels = numChannels;
     this.eps = eps;
@@ -872,11 +861,12 @@ export class GroupNorm extends Module {
   forward(x: Tensor): Tensor;
   forward(x: Tensor, residual: Tensor): NormAndSum;
   forward(x: Tensor, residual?: Tensor): Tensor | NormAndSum {
-    return residual ? groupNorm(x, this.numGroups, { ...this, residual }) : groupNorm(x, this.numGroups, this);
+    return groupNorm(x, this.numGroups, { ...this, residual: residual! });
   }
 
   protected override extraRepr(): string {
-    return `${this.numGroups}, ${this.numChannels}, eps=${this.eps}, affine=${this.weight !== null}`;
+    const { numGroups, numChannels, eps, weight } = this;
+    return `${numGroups}, ${numChannels}, eps=${eps}, affine=${weight !== null}`;
   }
 }
 
@@ -955,8 +945,7 @@ export abstract class InstanceNorm extends Module {
 
   protected override extraRepr(): string {
     const { numFeatures, eps, momentum, weight, running_mean: mean } = this;
-    const settings = `${numFeatures}, eps=${eps}, momentum=${momentum}, affine=${weight !== null}`;
-    return `${settings}, trackRunningStats=${mean !== null}`;
+    return `${numFeatures}, eps=${eps}, momentum=${momentum}, affine=${weight !== null}, trackRunningStats=${mean !== null}`;
   }
 }
 

@@ -240,21 +240,23 @@ describe("groupNorm", () => {
         `groupNorm: x has shape [2,4,3], expected channels divisible by numGroups ${groups}`,
       );
     expect(() => groupNorm(four.reshape([1, 4]), 4)).toThrow(
-      "groupNorm: x has shape [1,4], expected more than 1 value per group of 4",
+      "groupNorm: x has shape [1,4], expected more than 1 value per group",
     );
     expect(() => groupNorm(x, 2, { weight: three })).toThrow("groupNorm: weight has shape [3], expected [4]");
     expect(() => groupNorm(x, 2, { bias: ids })).toThrow("groupNorm: bias is i32, expected f32 or f16");
     expect(() => groupNorm(x, 2, { residual: four })).toThrow("groupNorm: residual has shape [4], expected [2,4,3]");
     expect(() => groupNorm(x, 2, { residual: ids })).toThrow("groupNorm: residual is i32, expected f32 or f16");
-    expect(() => new GroupNorm(3, 4)).toThrow("GroupNorm: numChannels is 4, expected a multiple of numGroups 3");
+    expect(() => new GroupNorm(3, 4)).toThrow(
+      "GroupNorm: numChannels is 4, expected channels divisible by numGroups 3",
+    );
     expect(() => instanceNorm(x, { runningMean: four })).toThrow(
-      "instanceNorm: runningMean or runningVar is missing, expected both",
+      "instanceNorm: runningMean or runningVar is missing, expected both, or none with useInputStats",
     );
     expect(() => instanceNorm(x, { useInputStats: false })).toThrow(
-      "instanceNorm: useInputStats is false, expected runningMean and runningVar",
+      "instanceNorm: runningMean or runningVar is missing, expected both, or none with useInputStats",
     );
     expect(() => instanceNorm(x.reshape([6, 4, 1]))).toThrow(
-      "instanceNorm: x has shape [6,4,1], expected more than 1 element of space for useInputStats",
+      "instanceNorm: x has shape [6,4,1], expected more than 1 value per channel",
     );
     expect(() => new InstanceNorm1d(4).forward(four)).toThrow(
       "InstanceNorm1d: x has shape [4], expected [C, L] or [N, C, L]",

@@ -5,9 +5,10 @@
  *   dz = dy · m · f′(z)   m = 1; with dropout p, 0 with probability p, else 1 / (1 − p)
  *   dx = dz · W           dW = dzᵀ · x        db = Σ_rows dz
  *
- * The three products are core's matmul; bias, activation and dropout ride in its epilogue. With an activation z is kept for
- * the backward pass, and one kernel of this file turns dy into dz and sums db on the way. The mask is never stored: four of
- * its elements are a pure function of their number, the random stream and the seed (pcg4d), drawn again in the backward.
+ * The three products are core's matmul; bias, activation and dropout ride in its epilogue. With an activation z is kept
+ * for the backward pass, and one kernel of this file turns dy into dz and sums db on the way; inputs that an activation
+ * has beside z are read, and their gradients made, in the same places. The mask is never stored: four of its elements
+ * are a pure function of their number, the random stream and the seed (pcg4d), drawn again in the backward.
  * Order of this file: kernel, launchers, differentiable function, module.
  */
 import {
@@ -20,9 +21,14 @@ import {
   emptyLike,
   type Finish,
   type FloatType,
+  type InputGrads,
+  type Inputs,
+  inputGrads,
+  inputsOf,
   type Kernel,
   kaimingUniform,
   kernel,
+  type MatmulLaunch,
   Module,
   matmulForward,
   needsGrad,
@@ -35,32 +41,54 @@ import {
   sumRows,
   type Tensor,
   uniform,
+  variants,
 } from "@kindling/core";
 
 // Kernel ----------------------------------------------------------------------------------------
 
-/** The mask of vec4 number i of y, or of element i; the matrix product calls it last. An element stays above the threshold. */
-const mask: Finish = {
-  fields: "stream: u32, threshold: u32, scale: f32",
-  source: /* wgsl */ `
+/** `NAME4` and `NAME1`: vec4 number i of y, or element i, masked. An element stays above the threshold. */
+const maskSource = (name: string): string => /* wgsl */ `
 @group(0) @binding(6) var<storage, read> rng: array<u32>;
 ${pcg4d}
 fn maskBits(i: u32) -> vec4u { return pcg4d(vec4u(i, rng[2] + params.stream, rng[0], rng[1])); }
-fn finish4(i: u32, v: vec4f) -> vec4f { return select(vec4f(0), v * params.scale, maskBits(i) > vec4u(params.threshold)); }
-fn finish1(i: u32, v: f32) -> f32 { return select(0, v * params.scale, maskBits(i / 4)[i % 4] > params.threshold); }`,
-};
+fn ${name}4(i: u32, v: vec4f) -> vec4f { return select(vec4f(0), v * params.scale, maskBits(i) > vec4u(params.threshold)); }
+fn ${name}1(i: u32, v: f32) -> f32 { return select(0, v * params.scale, maskBits(i / 4)[i % 4] > params.threshold); }`;
+
+/** What the matrix product calls last. */
+const mask: Finish = { fields: "stream: u32, threshold: u32, scale: f32", source: maskSource("finish") };
+
+/** The same after an activation with inputs, `activated`. */
+const maskedInputs = variants(
+  (fields: string, source: string): Finish => ({
+    fields: `${fields}, ${mask.fields}`,
+    source: `${source}${maskSource("masked")}
+fn finish4(i: u32, v: vec4f) -> vec4f { return masked4(i, activated4(i, v)); }
+fn finish1(i: u32, v: f32) -> f32 { return masked1(i, activated1(i, v)); }`,
+  }),
+);
 
 /**
  * dz = dy · m · f′(z), and Σ dz over a chunk of rows: a workgroup covers 32 columns (of 4 elements where rows divide so), 8 rows
  * at a time, and a thread stays on its column, so that the sum needs 8 partial sums in workgroup memory and no atomics.
  */
-function gradSource(T: FloatType, f: Pointwise | null, wide: boolean, masked: boolean): string {
+function gradSource(
+  T: FloatType,
+  f: Pointwise | null,
+  wide: boolean,
+  masked: boolean,
+  inputs: InputGrads | null,
+): string {
   const F = wide ? "vec4f" : "f32";
   const V = wide ? `vec4<${T}>` : T;
-  const slope =
-    f && (wide ? [..."xyzw"].map((c) => `${f.name}Grad(a.${c}, g.${c})`).join(", ") : `${f.name}Grad(a, g)`);
+  const slope = inputs
+    ? "inputGrads(i, a, g)"
+    : f && (wide ? [..."xyzw"].map((c) => `${f.name}Grad(a.${c}, g.${c})`).join(", ") : `${f.name}Grad(a, g)`);
+  /** For each of what the activation's inputs want summed too; `k` numbers them. */
+  const more = (text: (k: number) => string): string =>
+    Array.from({ length: inputs?.sums ?? 0 }, (_, k) => text(k)).join("\n  ");
+  const at = "wg.y * params.cols + col";
   return /* wgsl */ `
-struct Params { rows: u32, cols: u32, chunk: u32, ${mask.fields} }
+struct Params { rows: u32, cols: u32, chunk: u32, ${mask.fields}${inputs ? `, ${inputs.text.fields}` : ""} }
 
 @group(0) @binding(0) var<uniform> params: Params;
 ${f ? `@group(0) @binding(1) var<storage, read> z: array<${V}>;` : ""}
@@ -69,7 +97,8 @@ ${f ? `@group(0) @binding(1) var<storage, read> z: array<${V}>;` : ""}
 @group(0) @binding(4) var<storage, read_write> partial: array<${wide ? "vec4<f32>" : "f32"}>;
 
 var<workgroup> sums: array<array<${F}, 32>, 8>;
-${f ? f.forward + f.backward : ""}
+${more((k) => `var<workgroup> sums${k}: array<array<${F}, 32>, 8>;`)}
+${inputs ? inputs.text.source : f ? f.forward + f.backward : ""}
 ${masked ? mask.source : ""}
 
 @compute @workgroup_size(32, 8)
@@ -87,24 +116,41 @@ fn main(@builtin(workgroup_id) wg: vec3u, @builtin(local_invocation_id) lane: ve
     }
   }
   sums[lane.y][lane.x] = sum;
+  ${more((k) => `sums${k}[lane.y][lane.x] = inputSum${k};`)}
   for (var half = 4u; half > 0; half /= 2) {
     workgroupBarrier();
-    if (lane.y < half) { sums[lane.y][lane.x] += sums[lane.y + half][lane.x]; }
+    if (lane.y < half) {
+      sums[lane.y][lane.x] += sums[lane.y + half][lane.x];
+      ${more((k) => `sums${k}[lane.y][lane.x] += sums${k}[lane.y + half][lane.x];`)}
+    }
   }
-  if (lane.y == 0 && col < params.cols) { partial[wg.y * params.cols + col] = sums[0][lane.x]; }
+  if (lane.y == 0 && col < params.cols) {
+    partial[${at}] = sums[0][lane.x];
+    ${more((k) =>
+      wide
+        ? `for (var e = 0u; e < 4; e++) { inputPartial(${k}, (${at}) * 4 + e, sums${k}[0][lane.x][e]); }`
+        : `inputPartial(${k}, ${at}, sums${k}[0][lane.x]);`,
+    )}
+  }
 }`;
 }
 
-/** One kernel for each activation, dtype, width, and with or without a mask. */
+/** One kernel for each activation, dtype, width, with or without a mask, and what its inputs add to the text. */
 const gradKernels = new WeakMap<object, Map<string, Kernel>>();
 const noActivation = {};
 
-function gradKernel(T: FloatType, f: Pointwise | null, wide: boolean, masked: boolean): Kernel {
+function gradKernel(
+  T: FloatType,
+  f: Pointwise | null,
+  wide: boolean,
+  masked: boolean,
+  inputs: InputGrads | null,
+): Kernel {
   let built = gradKernels.get(f ?? noActivation);
   if (!built) gradKernels.set(f ?? noActivation, (built = new Map()));
-  const key = `${T} ${wide} ${masked}`;
+  const key = `${T} ${wide} ${masked} ${inputs?.text.source}`;
   let k = built.get(key);
-  if (!k) built.set(key, (k = kernel(`linear.grad.${f?.name ?? "mask"}.${T}`, gradSource(T, f, wide, masked))));
+  if (!k) built.set(key, (k = kernel(`linear.grad.${f?.name ?? "mask"}.${T}`, gradSource(T, f, wide, masked, inputs))));
   return k;
 }
 
@@ -123,13 +169,17 @@ const maskParams = (drop: Drop | null) => ({
   scale: drop && drop.p < 1 ? 1 / (1 - drop.p) : 0,
 });
 
-/** dz, of dy's dtype, and db, f32 [cols]: of the activation of z, if there is one, and the mask, if elements are dropped. */
+/**
+ * dz, of dy's dtype, and db, f32 [cols]: of the activation of z, if there is one, and the mask, if elements are
+ * dropped. dinputs: the gradients of the activation's inputs.
+ */
 export function linearActivationGrad(
   dy: Tensor,
   z: Tensor | null,
   activation: Pointwise | null,
   drop: Drop | null = null,
-): { dz: Tensor; db: Tensor } {
+  inputs: Inputs | null = null,
+): { dz: Tensor; db: Tensor; dinputs: (Tensor | null)[] } {
   const cols = dy.shape.at(-1)!;
   const rows = dy.size / cols;
   const wide = cols % 4 === 0;
@@ -138,15 +188,16 @@ export function linearActivationGrad(
   const chunk = Math.max(8, Math.ceil(rows / Math.max(1, Math.min(128, Math.floor(2048 / tiles)))));
   const chunks = Math.ceil(rows / chunk);
   const dz = emptyLike(dy);
+  const own = inputs && inputGrads(inputs, wide, chunks);
   const partial = empty([chunks, cols], { device: dy.device });
-  const params = { rows, cols: vectors, chunk, ...maskParams(drop) };
-  gradKernel(dy.dtype as FloatType, activation, wide, drop !== null).run(
-    { params, ...(z && { z }), dy, dz, partial, ...(drop && { rng: drop.stream.state }) },
+  const params = { rows, cols: vectors, chunk, ...maskParams(drop), ...own?.params };
+  gradKernel(dy.dtype as FloatType, activation, wide, drop !== null, own).run(
+    { params, ...(z && { z }), dy, dz, partial, ...(drop && { rng: drop.stream.state }), ...own?.bindings },
     { workgroups: [tiles, chunks] },
   );
   const db = chunks === 1 ? partial.view(0, [cols]) : sumRows(partial, [cols]);
   partial.dispose();
-  return { dz, db };
+  return { dz, db, dinputs: own?.grads() ?? [] };
 }
 
 // Differentiable function -----------------------------------------------------------------------
@@ -156,34 +207,42 @@ export interface LinearOptions {
   activation?: Pointwise | null;
   /** Probability of zeroing an element of the result; the others are scaled by 1 / (1 − dropout). Default 0. */
   dropout?: number;
+  /**
+   * For the activation's parameters after x, in order: f32, f16 or bool, of y's shape, or [out] for one value for each
+   * output. The floats among them get gradients.
+   */
+  inputs?: readonly Tensor[];
 }
 
 /**
- * `dropout(activation(x · weightᵀ + bias))`: x [..., in], weight [out, in], bias [out] → [..., out]. Under autocast the operands are
- * rounded to f16 and y is f16. Matches torch.nn.functional.linear.
+ * `dropout(activation(x · weightᵀ + bias, ...inputs))`: x [..., in], weight [out, in], bias [out] → [..., out]. Under
+ * autocast the operands are rounded to f16 and y is f16. Matches torch.nn.functional.linear.
  */
 export function linear(
   x: Tensor,
   weight: Tensor,
   bias: Tensor | null = null,
-  { activation = null, dropout = 0 }: LinearOptions = {},
+  { activation = null, dropout = 0, inputs = [] }: LinearOptions = {},
 ): Tensor {
-  check(x, weight, bias, activation);
+  check(x, weight, bias);
   checkDropout("linear", dropout);
-  const other = delegated<Tensor>("linear", { x, weight, bias }, { activation, dropout });
-  if (other) return other;
   const [N, K] = weight.shape as [number, number];
+  const shape = [...x.shape.slice(0, -1), N];
+  const place = dropout > 0 ? { at: 7, name: "activated" } : {};
+  const extra = inputsOf("linear", activation, inputs, shape, shape.length - 1, place);
+  const other = extra ? null : delegated<Tensor>("linear", { x, weight, bias }, { activation, dropout });
+  if (other) return other;
   const M = x.size / K;
   const compute = autocastType() ?? (x.dtype as FloatType);
-  const keepZ = activation !== null && [x, weight, bias].some(needsGrad);
+  const keepZ = activation !== null && [x, weight, bias, ...inputs].some(needsGrad);
   const drop = dropout > 0 ? { p: dropout, stream: nextStream(x.device) } : null;
-  const finish = drop && { text: mask, bindings: { rng: drop.stream.state }, params: maskParams(drop) };
   const { c: y, z } = matmulForward(x, weight, {
-    ...{ M, N, K, transposeB: true, compute, dtype: compute, bias, activation, keepZ, finish },
-    shape: [...x.shape.slice(0, -1), N],
+    ...{ M, N, K, transposeB: true, compute, dtype: compute, bias, keepZ, shape },
+    activation: extra ? null : activation,
+    finish: finishOf(drop, extra),
   });
-  return record(y, [x, weight, bias ?? x], (dy) => {
-    const act = z || drop ? linearActivationGrad(dy, z, activation, drop) : null;
+  return record(y, [x, weight, bias ?? x, ...inputs], (dy) => {
+    const act = z || drop ? linearActivationGrad(dy, z, activation, drop, extra) : null;
     const dz = act?.dz ?? dy;
     const dx = needsGrad(x)
       ? matmulForward(dz, weight, { M, N: K, K: N, compute, shape: x.shape, dtype: x.dtype as FloatType }).c
@@ -201,11 +260,21 @@ export function linear(
       : null;
     const db = needsGrad(bias) ? (act?.db ?? sumRows(dy, bias.shape, "f32")) : null;
     act?.dz.dispose();
-    return [dx, dw, db && bias && cast(db, bias.dtype)];
+    return [dx, dw, db && bias && cast(db, bias.dtype), ...(act?.dinputs ?? [])];
   });
 }
 
-function check(x: Tensor, weight: Tensor, bias: Tensor | null, activation: Pointwise | null): void {
+/** The last step of the product's epilogue. */
+function finishOf(drop: Drop | null, inputs: Inputs | null): MatmulLaunch["finish"] {
+  if (!drop) return inputs;
+  return {
+    text: inputs ? maskedInputs(inputs.text.fields, inputs.text.source) : mask,
+    bindings: { rng: drop.stream.state, ...inputs?.bindings },
+    params: { ...maskParams(drop), ...inputs?.params },
+  };
+}
+
+function check(x: Tensor, weight: Tensor, bias: Tensor | null): void {
   for (const [name, t] of Object.entries({ x, weight, bias })) {
     if (t && t.dtype !== "f32" && t.dtype !== "f16")
       throw new Error(`linear: ${name} is ${t.dtype}, expected f32 or f16`);
@@ -218,7 +287,6 @@ function check(x: Tensor, weight: Tensor, bias: Tensor | null, activation: Point
     throw new Error(`linear: bias has shape [${bias.shape}], expected [${out}]`);
   if (!autocastType() && x.dtype !== weight.dtype)
     throw new Error(`linear: x is ${x.dtype} and weight ${weight.dtype}, expected one dtype (or autocast)`);
-  if (activation) checkPointwise("linear: activation", activation);
 }
 
 function checkDropout(where: string, p: number): number {
@@ -228,7 +296,7 @@ function checkDropout(where: string, p: number): number {
 
 // Module ----------------------------------------------------------------------------------------
 
-export interface LinearModuleOptions extends LinearOptions {
+export interface LinearModuleOptions extends Omit<LinearOptions, "inputs"> {
   /** Learn a bias. Default true. */
   bias?: boolean;
   device?: Device;
@@ -259,10 +327,12 @@ export class Linear extends Module {
     this.bias = bias ? parameter(uniform(empty([outFeatures], { device }), -bound, bound)) : null;
   }
 
-  forward(x: Tensor): Tensor {
+  /** `inputs`: for the activation's parameters after x. */
+  forward(x: Tensor, ...inputs: readonly Tensor[]): Tensor {
     return linear(x, this.weight, this.bias, {
       activation: this.activation,
       dropout: this.training ? this.dropout : 0,
+      inputs,
     });
   }
 

@@ -433,13 +433,10 @@ export function crossEntropy(
   checkFloats(fail, { input });
   checkRows(fail, input.shape, target, { weight, ignoreIndex, reduction });
   checkSmoothing(fail, labelSmoothing, zLoss);
-  const other = delegated<Tensor>(
-    "crossEntropy",
-    { input, target, weight },
-    { ignoreIndex, labelSmoothing, zLoss, reduction },
-  );
+  const rest = { ignoreIndex, labelSmoothing, zLoss };
+  const other = delegated<Tensor>("crossEntropy", { input, target, weight }, { ...rest, reduction });
   if (other) return other;
-  const settings = { weight: weight && cast(weight, "f32"), ignoreIndex, labelSmoothing, zLoss };
+  const settings = { weight: weight && cast(weight, "f32"), ...rest };
   const rows = crossEntropyForward(input, target, settings);
   const { y, total } = reduced(rows, reduction, idsOf(input.shape));
   return record(y, [input, target], (dy) => [

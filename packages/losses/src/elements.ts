@@ -246,7 +246,7 @@ function elementwise(input: Tensor, target: Tensor, settings: ElementSettings): 
     if (!w) return null;
     checkFloats(fail, { [key]: w });
     if (!`,${input.shape}`.endsWith(`,${w.shape}`)) {
-      fail(`${key} has shape [${w.shape}], expected the last axes of input's [${input.shape}]`);
+      fail(`${key} has shape [${w.shape}], expected the last axes of input [${input.shape}]`);
     }
     return cast(w, "f32");
   };
@@ -295,7 +295,7 @@ export interface HuberOptions extends LossOptions {
 
 /** d² / 2 for d = |input − target| below delta, delta · (d − delta/2) above. */
 export function huber(input: Tensor, target: Tensor, { delta = 1, reduction = "mean" }: HuberOptions = {}): Tensor {
-  if (!(delta > 0)) throw new Error(`huber: delta is ${delta}, expected a number above 0`);
+  if (!(delta > 0)) throw new Error(`huber: delta is ${delta}, expected more than 0`);
   return elementwise(input, target, { name: "huber", a: delta, reduction });
 }
 

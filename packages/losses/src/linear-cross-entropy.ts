@@ -174,8 +174,7 @@ export function linearCrossEntropy(
   checkFloats(fail, { x, weight, ...(bias && { bias }) });
   if (weight.shape.length !== 2) fail(`weight has shape [${weight.shape}], expected [classes, in]`);
   const [classes, inner] = weight.shape as [number, number];
-  if (x.shape.length === 0 || x.shape.at(-1) !== inner)
-    fail(`x has shape [${x.shape}], expected [..., ${inner}] for weight [${weight.shape}]`);
+  if (x.shape.at(-1) !== inner) fail(`x has shape [${x.shape}], expected [..., ${inner}] for weight [${weight.shape}]`);
   if (!autocastType() && x.dtype !== weight.dtype)
     fail(`x is ${x.dtype} and weight ${weight.dtype}, expected one dtype (or autocast)`);
   if (bias && bias.shape.join() !== `${classes}`) fail(`bias has shape [${bias.shape}], expected [${classes}]`);
@@ -188,14 +187,15 @@ export function linearCrossEntropy(
   const rows = target.size;
   checkRows(fail, [rows, classes], target.view(0, [rows]), { weight: classWeight, ignoreIndex, reduction });
   checkSmoothing(fail, labelSmoothing, zLoss);
-  const rest = { ignoreIndex, labelSmoothing, zLoss, reduction };
-  const other = delegated<Tensor>("linearCrossEntropy", { x, weight, target, bias, classWeight }, rest);
+  const rest = { ignoreIndex, labelSmoothing, zLoss };
+  const tensors = { x, weight, target, bias, classWeight };
+  const other = delegated<Tensor>("linearCrossEntropy", tensors, { ...rest, reduction });
   if (other) return other;
 
   const operands: Operands = {
     ...{ x, weight, bias, target: target.view(0, [rows]) },
     compute: autocastType() ?? (x.dtype as FloatType),
-    settings: { weight: classWeight && cast(classWeight, "f32"), ignoreIndex, labelSmoothing, zLoss },
+    settings: { weight: classWeight && cast(classWeight, "f32"), ...rest },
     chunk: Math.ceil((chunk ?? Math.max(1, LOGITS / classes - ROWS)) / ROWS) * ROWS,
   };
   const inputs = [x, weight, bias ?? x];

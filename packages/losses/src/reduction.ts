@@ -108,8 +108,7 @@ export function checkFloats(fail: Fail, tensors: Record<string, Tensor>): void {
 
 export function checkReduction(fail: Fail, reduction: string, more: readonly string[] = []): void {
   const known = ["none", "mean", "sum", ...more];
-  if (!known.includes(reduction))
-    fail(`reduction is "${reduction}", expected ${known.map((r) => `"${r}"`).join(", ")}`);
+  if (!known.includes(reduction)) fail(`reduction is "${reduction}", expected ${known.join(", ")}`);
 }
 
 /** A loss with its options kept; a weight belongs to the module's state, as in PyTorch. */

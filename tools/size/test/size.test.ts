@@ -1,8 +1,6 @@
 import { afterAll, describe, expect, it } from "vitest";
 import { packages } from "../../workspace/packages.ts";
-import { bundledSize, coreLimit, limitOf, matmulLimit, sourceOf } from "../size.ts";
-
-const MATMUL = "./matmul.ts";
+import { bundledSize, coreLimit, coreParts, limitOf, sourceOf } from "../size.ts";
 
 const kB = (bytes: number): string => `${(bytes / 1000).toFixed(2)} kB`;
 
@@ -16,10 +14,16 @@ describe("minified and gzipped size", () => {
   };
   const [core, ...others] = [...packages()].sort((a, b) => Number(b.folder === "core") - Number(a.folder === "core"));
 
-  it("core, without its matrix product", async () => {
-    const size = await bundledSize(sourceOf(core!), [MATMUL]);
-    check("core without matmul", size, coreLimit);
-    check("core's matmul", (await bundledSize(sourceOf(core!))) - size, matmulLimit);
+  it("core, without the parts that only some layers use", async () => {
+    const parts = Object.entries(coreParts);
+    const files = parts.map(([file]) => file);
+    const source = sourceOf(core!);
+    const least = await bundledSize(source, files);
+    check("core", least, coreLimit);
+    for (const [file, limit] of parts) {
+      const others = files.filter((other) => other !== file);
+      check(`core's ${file.slice(2, -3)}`, (await bundledSize(source, others)) - least, limit);
+    }
   });
 
   it("one function of math, without the others", async () => {
