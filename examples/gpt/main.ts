@@ -1,7 +1,7 @@
 /** npm run demo: trains a small GPT on text and lets it write. `--help` lists the options. */
 import { existsSync, renameSync } from "node:fs";
 import { join } from "node:path";
-import { type Device, DeviceError, init } from "@kindling/core";
+import { type Device, DeviceError } from "@kindling/core";
 import { CommanderError } from "commander";
 import { svgChart, terminalChart } from "./src/chart.ts";
 import {
@@ -14,7 +14,7 @@ import {
   saveCheckpoint,
 } from "./src/checkpoint.ts";
 import { Dataset, fileText, projectText, type Vocabulary } from "./src/data.ts";
-import { isPrepared, runPrepared } from "./src/device.ts";
+import { isPrepared, openDevice, runPrepared } from "./src/device.ts";
 import { UserError } from "./src/errors.ts";
 import { GPT } from "./src/model.ts";
 import { checkShape, type Options, parseOptions } from "./src/options.ts";
@@ -34,9 +34,7 @@ async function main(options: Options): Promise<void> {
   vocabulary.encode(options.prompt ?? "", "--prompt"); // tells now of a character that it lacks
   if (data) prepareFolder(options.out);
 
-  if (process.env.KINDLING_GPU === "null")
-    throw new UserError("KINDLING_GPU=null: a GPU that computes nothing learns nothing");
-  const device = await init();
+  const device = await openDevice(options.device);
   if (settings.precision === "f16" && !device.features.has("shader-f16")) {
     throw new UserError(`--precision f16: needs a GPU with shader-f16, which ${device.name} does not offer`);
   }
@@ -144,7 +142,7 @@ async function learn(
 async function write(model: GPT, vocabulary: Vocabulary, options: Options): Promise<void> {
   const prompt = options.prompt ?? (vocabulary.characters.includes("\n") ? "\n" : vocabulary.characters[0]!);
   const ids = vocabulary.encode(prompt, "--prompt");
-  const sampler = new Sampler(model);
+  const sampler = new Sampler(model, options);
   for (let i = 0; i < options.samples && !stop.signal.aborted; i++) {
     const passage = new Passage();
     passage.write(options.prompt ?? "");

@@ -1,11 +1,25 @@
-/** `--device`: which GPU the process runs on. Drivers are found when a process starts, so another GPU is another process. */
+/** `--device`: what computes. Drivers are found when a process starts, so another GPU is another process. */
 import { spawn } from "node:child_process";
 import { join } from "node:path";
+import { type Device, init } from "@kindling/core";
+import { UserError } from "./errors.ts";
 
 const launcher = join(import.meta.dirname, "../../../tools/setup/bin.mjs");
 
-/** Whether this process was prepared for `device`; "auto" takes whatever it was prepared for. */
-export const isPrepared = (device: string): boolean => device === "auto" || process.env.KINDLING_GPU_READY === device;
+/** Whether this process was prepared for `device`; "auto" takes whatever it was prepared for, "cpu" needs nothing. */
+export const isPrepared = (device: string): boolean =>
+  device === "auto" || device === "cpu" || process.env.KINDLING_GPU_READY === device;
+
+/** Opens the GPU that the process was prepared for, or the CPU, which @kindling/nn brings along. */
+export async function openDevice(device: string): Promise<Device> {
+  if (device !== "cpu") {
+    if (process.env.KINDLING_GPU === "null")
+      throw new UserError("KINDLING_GPU=null: a GPU that computes nothing learns nothing");
+    return init();
+  }
+  await import("@kindling/nn");
+  return init({ backend: "cpu" });
+}
 
 /** Runs this very command again, prepared for `device` by tools/setup. Resolves to its exit code. */
 export function runPrepared(device: string): Promise<number> {

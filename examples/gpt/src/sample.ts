@@ -2,7 +2,7 @@
  * Text from a model, one character at a time: the logits of the last position become a distribution, a character is
  * drawn from it and appended, and so on.
  */
-import { type Captured, capture, noGrad, scope, type Tensor, tensor } from "@kindling/core";
+import { capture, noGrad, scope, type Tensor, tensor } from "@kindling/core";
 import type { GPT } from "./model.ts";
 import { type Random, random } from "./random.ts";
 
@@ -31,12 +31,13 @@ export function draw(logits: ArrayLike<number>, { temperature, topK }: SampleOpt
 export class Sampler {
   readonly #context: number;
   readonly #vocabulary: number;
-  readonly #logits: Captured<[Tensor], Tensor>;
+  readonly #logits: ((ids: Tensor) => Tensor) & { dispose?: () => void };
 
-  constructor(model: GPT) {
+  constructor(model: GPT, { eager = false }: { eager?: boolean } = {}) {
     this.#context = model.config.context;
     this.#vocabulary = model.config.vocabulary;
-    this.#logits = capture((ids: Tensor) => noGrad(() => model.eval().forward(ids)));
+    const logits = (ids: Tensor): Tensor => scope(() => noGrad(() => model.eval().forward(ids)));
+    this.#logits = eager ? logits : capture(logits);
   }
 
   /** Continues `prompt` without end. The same seed gives the same text. */
@@ -59,12 +60,12 @@ export class Sampler {
   async #last(text: readonly number[]): Promise<ArrayLike<number>> {
     const ids = new Int32Array(this.#context);
     ids.set(text);
-    const logits = scope(() => this.#logits(tensor(ids, { shape: [1, this.#context] })));
-    const data = await logits.data();
+    using _ = scope();
+    const data = await this.#logits(tensor(ids, { shape: [1, this.#context] })).data();
     return data.subarray((text.length - 1) * this.#vocabulary, text.length * this.#vocabulary);
   }
 
   dispose(): void {
-    this.#logits.dispose();
+    this.#logits.dispose?.();
   }
 }

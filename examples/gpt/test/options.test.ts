@@ -18,6 +18,10 @@ describe("parseOptions", () => {
     expect(parse("--resume", "a.safetensors").resume).toBe("a.safetensors");
   });
 
+  it("launches every kernel anew on the CPU", () => {
+    expect([parse().eager, parse("--device", "cpu").eager]).toEqual([undefined, true]);
+  });
+
   it.each([
     ["--layers", "0", "a whole number of at least 1"],
     ["--layers", "2.5", "a whole number of at least 1"],
@@ -31,8 +35,7 @@ describe("parseOptions", () => {
     ["--seed", "1000000", "a whole number from 0 to 999999"],
     ["--temperature", "-1", "a number of at least 0"],
     ["--precision", "f64", "Allowed choices are f32, f16"],
-    ["--device", "cpu", "a fallback that computes without WebGPU is not part of this example"],
-    ["--device", "gpu", "Expected auto, real, lavapipe or swiftshader"],
+    ["--device", "gpu", "Allowed choices are auto, real, lavapipe, swiftshader, cpu"],
   ])("refuses %s %j", (name, value, expected) => {
     expect(() => parse(name, value)).toThrow(expected);
     expect(() => parse(name, value)).toThrow(name);
