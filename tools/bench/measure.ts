@@ -72,6 +72,8 @@ export interface Case {
   /** Throws where a result is wrong. It compiles the kernels, and is done for all cases before one is timed. */
   check?(device: Device): Promise<void>;
   run(device: Device): Promise<Result>;
+  /** Without capture: for what cannot be captured. A step that takes longer than `most` milliseconds is not repeated. */
+  eager?(device: Device, most: number): Promise<Result>;
 }
 
 const ROUND = 40;
@@ -299,10 +301,27 @@ export function kernelCase(
   const check = (): Promise<void> => prepared(1, (_, [subject], [result]) => subject!.check(result!));
   const run = (device: Device): Promise<Result> =>
     prepared(sets, async (step) => ({ ...facts, ...(await timeBoth(device, step, sets)) }));
+  const eagerly = async (device: Device, most: number): Promise<Result> => {
+    const subject = await setup();
+    const step = (): void => scope(() => void subject.step());
+    try {
+      step(); // compiles
+      await device.sync();
+      const start = performance.now();
+      step();
+      await device.sync();
+      const once = performance.now() - start;
+      if (once > most) return { ...facts, ms: once, note: "one step alone was timed" };
+      return { ...facts, ...(await time(device, step)) };
+    } finally {
+      subject.dispose?.();
+    }
+  };
   return {
     ...{ name, f16 },
     check: (device) => cleanly(device, check),
     run: (device) => cleanly(device, () => run(device)),
+    eager: (device, most) => cleanly(device, () => eagerly(device, most)),
   };
 }
 

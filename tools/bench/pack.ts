@@ -1,11 +1,12 @@
 /**
  * Makes files of the benchmarks for a machine that has Node and the package webgpu but not this workspace.
  *
- *   pnpm --filter kindling-bench run pack [FOLDER]    writes bench.mjs and peers.mjs, with torch_bench beside them; default .gpu
+ *   pnpm --filter kindling-bench run pack [FOLDER]    writes bench.mjs, peers.mjs and fallback.mjs, with torch_bench beside them; default .gpu
  *
  * There, in one run, and each with the same --only where not everything is wanted:
  *
- *   node bench.mjs --out kindling.json; python3 torch_bench --out torch.json; node peers.mjs --out peers.json
+ *   node bench.mjs --out kindling.json; python3 torch_bench --out torch.json; node peers.mjs --out peers.json;
+ *   node fallback.mjs --out fallback.json
  */
 import { cpSync, mkdirSync } from "node:fs";
 import { join, relative } from "node:path";
@@ -19,6 +20,7 @@ mkdirSync(folder, { recursive: true });
 for (const [entry, name] of [
   ["main.ts", "bench.mjs"],
   ["peers.ts", "peers.mjs"],
+  ["fallback.ts", "fallback.mjs"],
 ] as const) {
   await build({
     entryPoints: [join(here, entry)],
@@ -40,4 +42,4 @@ cpSync(join(here, "torch_bench"), join(folder, "torch_bench"), {
   recursive: true,
   filter: (file) => !file.includes("__pycache__"),
 });
-console.log(`${relative(process.cwd(), folder)}: bench.mjs, peers.mjs, torch_bench, sizes.json`);
+console.log(`${relative(process.cwd(), folder)}: bench.mjs, peers.mjs, fallback.mjs, torch_bench, sizes.json`);

@@ -1,8 +1,8 @@
 /**
- * Merges what main.ts, torch_bench and peers.ts measured on one machine into benchmarks/DATE-DEVICE.md, with the numbers
+ * Merges what main.ts, torch_bench, peers.ts and fallback.ts measured on one machine into benchmarks/DATE-DEVICE.md, with the numbers
  * beside it as JSON.
  *
- *   pnpm --filter kindling-bench run report kindling.json torch.json peers.json [more of main.ts's …]
+ *   pnpm --filter kindling-bench run report kindling.json torch.json peers.json fallback.json [more of main.ts's …]
  *
  * Further files, of other flags of Dawn or of the null backend, become tables of their own. `pnpm generate` then writes
  * the layers' rows into their READMEs.
@@ -16,7 +16,7 @@ import type { Measurements } from "./session.ts";
 import { type Target, targetOf, type Verdict, verdict } from "./targets.ts";
 
 /** The page. */
-export function markdown({ kindling, torch, peers }: Results): string {
+export function markdown({ kindling, torch, peers, fallback }: Results): string {
   const [first] = kindling as [Measurements];
   const lines = [
     `# Benchmarks: ${first.device}, ${first.date.slice(0, 10)}`,
@@ -38,6 +38,7 @@ export function markdown({ kindling, torch, peers }: Results): string {
   for (const run of kindling)
     lines.push("", `## ${titleOf(run)}`, "", ...table(run, run.device === first.device ? torch : undefined));
   if (peers) lines.push("", "## JavaScript peers", "", ...peerTable(peers));
+  if (fallback) lines.push("", "## The fallback of @kindling/nn", "", ...peerTable(fallback));
   return `${lines.join("\n")}\n`;
 }
 
@@ -159,14 +160,17 @@ const clean = (text: string): string => text.replaceAll("\n", " ").replaceAll("|
 if (import.meta.main) {
   const files = process.argv.slice(2).filter((argument) => argument !== "--");
   if (files.length === 0)
-    throw new Error("report: no files given; expected those that main.ts, torch_bench and peers.ts wrote");
+    throw new Error("report: no files given; expected those that main.ts, torch_bench, peers.ts and fallback.ts wrote");
   const all = files.map(
     (file) =>
       JSON.parse(readFileSync(resolve(process.env.INIT_CWD ?? ".", file), "utf8")) as Measurements | TorchMeasurements,
   );
   const torch = all.find((one): one is TorchMeasurements => "torch" in one.versions);
   const peers = all.find((one): one is Measurements => "tfjs" in one.versions);
-  const kindling = all.filter((one): one is Measurements => "webgpu" in one.versions && one !== peers);
+  const fallback = all.find((one): one is Measurements => "jax-js" in one.versions && one !== peers);
+  const kindling = all.filter(
+    (one): one is Measurements => "webgpu" in one.versions && one !== peers && one !== fallback,
+  );
   const [first] = kindling;
   if (!first) throw new Error(`report: none of ${files.join(", ")} is of main.ts`);
   const folder = join(import.meta.dirname, "../../benchmarks");
@@ -175,7 +179,7 @@ if (import.meta.main) {
     .replaceAll(/[^a-z0-9]+/g, "-")
     .replace(/^-|-$/g, "")}`;
   mkdirSync(folder, { recursive: true });
-  const results: Results = { kindling, torch, peers };
+  const results: Results = { kindling, torch, peers, fallback };
   const page = markdown(results);
   writeFileSync(join(folder, `${name}.md`), page);
   writeFileSync(join(folder, `${name}.json`), `${JSON.stringify(results, null, 1)}\n`);

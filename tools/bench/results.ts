@@ -19,6 +19,8 @@ export interface Results {
   torch?: TorchMeasurements | undefined;
   /** Of peers.ts: the rows of a case, one for each library. */
   peers?: Measurements | undefined;
+  /** Of fallback.ts: likewise, of the libraries "kindling" and "fallback". */
+  fallback?: Measurements | undefined;
 }
 
 /** A row beside PyTorch's. */

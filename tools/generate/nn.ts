@@ -9,7 +9,7 @@ const mark = "// Written by `pnpm generate` from the packages' package.json. Do 
 
 /** Modules of nn itself, and how the index exports them. */
 const plain = ["containers", "names", "positional", "state", "summary"];
-const wrapped = ["transformer"];
+const wrapped = ["transformer", "layers/kernels"];
 /** What the files of layers/ share. */
 const helpers = "layers/form";
 /** Names that are for nn's own files. */
@@ -26,7 +26,7 @@ export function nnFiles(all: readonly Package[]): Map<string, string> {
     ...globSync("layers/*.ts", { cwd: join(nn.path, "src") })
       .sort()
       .map((f) => f.slice(0, -3)),
-  ].filter((name) => existsSync(file(name)) && name !== helpers);
+  ].filter((name) => existsSync(file(name)) && name !== helpers && !wrapped.includes(name));
   const taken = new Map<string, string>();
   const claim = (name: string, where: string): void => {
     const before = taken.get(name);

@@ -533,7 +533,11 @@ export function layerNorm(
 ): Tensor | NormAndSum {
   const shape = typeof normalizedShape === "number" ? [normalizedShape] : normalizedShape;
   check(x, shape, weight, bias, residual);
-  const other = delegated<Tensor & NormAndSum>("layerNorm", { x, weight, bias, residual }, { shape, eps, autocastToF32 });
+  const other = delegated<Tensor & NormAndSum>(
+    "layerNorm",
+    { x, weight, bias, residual },
+    { shape, eps, autocastToF32 },
+  );
   if (other) return other;
   const cols = sizeOf(shape);
   const dtype = autocastType() && autocastToF32 ? "f32" : autocastType();

@@ -2,6 +2,11 @@
 
 import { type Layer, layer } from "./backend.ts";
 import {
+  InstanceNorm3d as InstanceNorm3dBase,
+  LinearCrossEntropyLoss as LinearCrossEntropyLossBase,
+  Softmax2d as Softmax2dBase,
+} from "./layers/kernels.ts";
+import {
   Transformer as TransformerBase,
   TransformerDecoder as TransformerDecoderBase,
   TransformerDecoderLayer as TransformerDecoderLayerBase,
@@ -76,12 +81,6 @@ export {
   type EmbeddingBagOptions,
   embeddingBag,
 } from "./layers/embedding-bag.ts";
-export {
-  InstanceNorm3d,
-  LinearCrossEntropyLoss,
-  type LinearCrossEntropyLossOptions,
-  Softmax2d,
-} from "./layers/kernels.ts";
 export {
   GaussianNLLLoss,
   type GaussianNLLOptions,
@@ -253,3 +252,11 @@ export type TransformerEncoder = InstanceType<typeof TransformerEncoder>;
 export const TransformerEncoderLayer: Layer<typeof TransformerEncoderLayerBase> =
   /* @__PURE__ */ layer(TransformerEncoderLayerBase);
 export type TransformerEncoderLayer = InstanceType<typeof TransformerEncoderLayer>;
+export type { LinearCrossEntropyLossOptions } from "./layers/kernels.ts";
+export const InstanceNorm3d: Layer<typeof InstanceNorm3dBase> = /* @__PURE__ */ layer(InstanceNorm3dBase);
+export type InstanceNorm3d = InstanceType<typeof InstanceNorm3d>;
+export const LinearCrossEntropyLoss: Layer<typeof LinearCrossEntropyLossBase> =
+  /* @__PURE__ */ layer(LinearCrossEntropyLossBase);
+export type LinearCrossEntropyLoss = InstanceType<typeof LinearCrossEntropyLoss>;
+export const Softmax2d: Layer<typeof Softmax2dBase> = /* @__PURE__ */ layer(Softmax2dBase);
+export type Softmax2d = InstanceType<typeof Softmax2d>;

@@ -280,7 +280,9 @@ describe("a model of both", () => {
     await device.sync();
     expect(read).not.toHaveBeenCalled();
     expect(created).not.toHaveBeenCalled(); // neither core nor jax-js needs more
-    expect(device.memory()).toMatchObject({ bytes, tensors, buffers });
+    // less where the garbage of earlier tests was collected
+    const after = device.memory();
+    expect([after.bytes <= bytes, after.tensors <= tensors, after.buffers <= buffers]).toEqual([true, true, true]);
   });
 
   it("learns", async () => {

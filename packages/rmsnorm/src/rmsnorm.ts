@@ -475,7 +475,11 @@ export function rmsNorm(
 ): Tensor | NormAndSum {
   const shape = typeof normalizedShape === "number" ? [normalizedShape] : normalizedShape;
   check(x, shape, weight, residual);
-  const other = delegated<Tensor & NormAndSum>("rmsNorm", { x, weight, residual }, { shape, eps: eps ?? 2 ** -23, autocastToF32 });
+  const other = delegated<Tensor & NormAndSum>(
+    "rmsNorm",
+    { x, weight, residual },
+    { shape, eps: eps ?? 2 ** -23, autocastToF32 },
+  );
   if (other) return other;
   const cols = sizeOf(shape);
   const dtype = autocastType() && autocastToF32 ? "f32" : autocastType();

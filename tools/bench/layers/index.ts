@@ -17,6 +17,7 @@ export const layers: Record<string, () => Promise<Cases>> = {
   rmsnorm: () => import("./rmsnorm.ts"),
   softmax: () => import("./softmax.ts"),
   activations: () => import("./activations.ts"),
+  math: () => import("./elementwise.ts"),
   glu: () => import("./glu.ts"),
   dropout: () => import("./dropout.ts"),
   embedding: () => import("./embedding.ts"),

@@ -253,6 +253,20 @@ def activations(sizes):
         yield from elementwise(f"relu {rows}×{cols}", F.relu, (rows, cols), sizes)
 
 
+def math_(sizes):
+    """A chain of six operations, as PyTorch runs it: a kernel for each."""
+
+    def setup(dtype, rows, cols):
+        x, dy = randn(rows, cols, dtype=dtype), randn(rows, cols, dtype=dtype)
+        a, b, c = (randn(cols, dtype=dtype) for _ in range(3))
+        return [x, a, b, c], dy, lambda: torch.tanh(x * a + b) * torch.sigmoid(x) + c
+
+    for rows, cols in sizes["elementwise"]:
+        for dtype in DTYPES:
+            sets = sets_for((2 if dtype == "f16" else 4) * rows * cols, sizes)
+            yield from pair(f"elementwise chain of 6 {dtype} {rows}×{cols}", partial(setup, dtype, rows, cols), sets)
+
+
 def dropout(sizes):
     for rows, cols in sizes["pointwise"]:
         yield from elementwise(f"dropout {rows}×{cols}", partial(F.dropout, p=0.1), (rows, cols), sizes)
@@ -352,6 +366,7 @@ LAYERS = {
     "rmsnorm": rmsnorm,
     "softmax": softmax,
     "activations": activations,
+    "math": math_,
     "glu": glu,
     "dropout": dropout,
     "embedding": embedding,

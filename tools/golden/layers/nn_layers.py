@@ -127,7 +127,6 @@ def cases():
         yield bag([[4, 4], [1, 4]], mode=mode, padding_idx=-3)
     yield bag(table, mode="sum", weights=True)
     yield bag(line, offsets=[0, 3, 4], mode="sum", weights=True)
-    yield bag(table, mode="mean", scale_grad_by_freq=True)
     for result in "output", "loss", "logProb":
         yield adaptive(result)
     yield adaptive("output", head_bias=True, div_value=2.0)

@@ -130,9 +130,9 @@ export const floats = (np: Numpy, values: ArrayLike<number>, shape: Shape = [val
 export const ints = (np: Numpy, values: ArrayLike<number>, shape: Shape = [values.length]): JaxArray =>
   np.array(Int32Array.from(values), { shape: [...shape] });
 
-/** |x|, whose gradient at 0 is 0 as in PyTorch. */
+/** |x|, whose gradient at 0 is 0 as in PyTorch; x · 0 is NaN where x is. */
 export const magnitude = (np: Numpy, x: JaxArray): JaxArray =>
-  np.where(x.ref.equal(0), 0, np.where(x.ref.greater(0), x.ref, np.negative(x)));
+  np.where(x.ref.greater(0), x.ref, np.where(x.ref.less(0), np.negative(x.ref), x.mul(0)));
 
 /** As a tanh: jax-js's own has a NaN for a gradient below −88. */
 export const sigmoid = (np: Numpy, x: JaxArray): JaxArray => np.tanh(x.mul(0.5)).mul(0.5).add(0.5);
@@ -152,7 +152,7 @@ export const positive = (np: Numpy, x: JaxArray): JaxArray => np.where(x.ref.les
 /** √x for x ≥ 0, whose gradient at 0 is 0 and not infinite. */
 export function root(np: Numpy, x: JaxArray): JaxArray {
   const some = x.ref.greater(0);
-  return np.where(some.ref, np.sqrt(np.where(some, x, 1)), 0);
+  return np.where(some.ref, np.sqrt(np.where(some, x.ref, 1)), x.mul(0));
 }
 
 /** x^p for x ≥ 0; the gradient at 0 is 0. Small whole powers are products, which are exact where pow is not. */
@@ -165,7 +165,7 @@ export function power(np: Numpy, x: JaxArray, p: number): JaxArray {
   }
   if (p === 0.5) return root(np, x);
   const some = x.ref.greater(0);
-  return np.where(some.ref, np.exp(np.log(np.where(some, x, 1)).mul(p)), 0);
+  return np.where(some.ref, np.exp(np.log(np.where(some, x.ref, 1)).mul(p)), x.mul(0));
 }
 
 /** The p-norm of x along `axis`, whose gradient at 0 is 0. */

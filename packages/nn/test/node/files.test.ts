@@ -42,7 +42,8 @@ describe("checkpoints in files", () => {
     const before = process.memoryUsage().rss;
     expect((await load(layer, stream, { strict: false })).unexpectedKeys).toEqual(["large"]);
     expect(await layer.weight.array()).toEqual([[3, 4]]);
-    expect(process.memoryUsage().rss - before).toBeLessThan(500e6);
+    // what is read and let go waits for the collector, but never the whole file
+    expect(process.memoryUsage().rss - before).toBeLessThan(size / 2);
   });
 
   it("are written whole and read back", async () => {

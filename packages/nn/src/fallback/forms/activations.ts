@@ -2,9 +2,7 @@
  * Activations in jax-js, by the names of @kindling/activations. Slopes at kinks are PyTorch's: every branch that is not taken is
  * computed from an argument that keeps it finite, since a gradient passes through it times 0.
  */
-import * as activations from "@kindling/activations";
 import type { Pointwise } from "@kindling/core";
-import { GLU } from "@kindling/glu";
 import type { Jax, JaxArray } from "../jax.ts";
 
 /** An activation in the settings of a form: its name without numbers, and the numbers in the order of its options. */
@@ -61,7 +59,8 @@ const hardsigmoid = ({ numpy: np }: Jax, x: JaxArray): JaxArray =>
 const hardtanh = ({ numpy: np }: Jax, x: JaxArray, low: number, high: number): JaxArray =>
   np.where(x.ref.lessEqual(low), low, np.where(x.ref.greaterEqual(high), high, x));
 
-const formulas: Record<string, Formula> = {
+/** @internal */
+export const formulas: Record<string, Formula> = {
   relu: positive,
   squaredRelu: (jax, x) => jax.numpy.square(positive(jax, x)),
   leakyRelu: ({ numpy: np }, x, [slope]) => np.where(x.ref.greater(0), x.ref, x.mul(slope!)),
@@ -128,8 +127,6 @@ export function isNan({ numpy: np, lax }: Jax, x: JaxArray): JaxArray {
 export const activate = (jax: Jax, x: JaxArray, f: Named | null): JaxArray =>
   f ? jax.numpy.where(isNan(jax, x.ref), x.ref, formulas[f.name]!(jax, x.ref, f.numbers)) : x;
 
-const known: Record<string, unknown> = activations;
-
 /** The defaults of the activations that have numbers, in the order in which their names carry them. */
 const defaults: Record<string, readonly number[]> = {
   leakyRelu: [0.01],
@@ -142,29 +139,53 @@ const defaults: Record<string, readonly number[]> = {
   softshrink: [0.5],
 };
 
-const options: Record<string, readonly string[]> = {
-  leakyRelu: ["negativeSlope"],
-  hardtanh: ["minVal", "maxVal"],
-  elu: ["alpha"],
-  celu: ["alpha"],
-  softcap: ["cap"],
-  softplus: ["beta", "threshold"],
-  hardshrink: ["lambd"],
-  softshrink: ["lambd"],
+/**
+ * @internal What a text is known by: its hash (FNV-1a), whatever its function is called and whatever its numbers are. So the
+ * activations are recognised without their package, which bundlers would put where the layers are.
+ */
+export function fingerprint({ name, forward, backward }: Pointwise): string {
+  const text = (forward + backward).replaceAll(name, "$").replace(/f32\([^()]*\)/g, "f32()");
+  let hash = 0x811c9dc5;
+  for (let i = 0; i < text.length; i++) hash = Math.imul(hash ^ text.charCodeAt(i), 0x01000193);
+  return (hash >>> 0).toString(16);
+}
+
+/** @internal The texts of @kindling/activations, @kindling/math and GLU's gate; a test says what belongs here. */
+export const fingerprints: Readonly<Record<string, readonly string[]>> = {
+  celu: ["1de2e980", "12a76f43"],
+  elu: ["72163b5c", "2db703f1"],
+  gelu: ["492607d1", "d3b3a1fa"],
+  geluTanh: ["c8e24dab", "fe884bd5"],
+  hardshrink: ["39b87764", "e7023473"],
+  hardsigmoid: ["98b1c6c", "ef8e14c5"],
+  hardswish: ["86e4529", "8f92d07a"],
+  hardtanh: ["63456bb", "d9231eed"],
+  leakyRelu: ["122807b5", "36bc10f5"],
+  logSigmoid: ["11a18b70", "5f76f2bd"],
+  mish: ["d03015f5", "1a8d6615"],
+  relu: ["b80addf", "9615a586"],
+  relu6: ["eac6de15", "d74a58fe"],
+  selu: ["345101e0", "a779d208"],
+  sigmoid: ["c58da6bc", "1f9f5c62", "dbbcf1ae"],
+  silu: ["41eaca14", "c6f2a02b"],
+  softcap: ["38cdee36", "8d369530"],
+  softplus: ["ea099bf8", "ec88bd17"],
+  softshrink: ["910bad20", "a0ecafe1"],
+  softsign: ["4d5a3bd9", "595c3bbb"],
+  squaredRelu: ["3068b31d", "84cd5a1c"],
+  tanh: ["b413fe64", "82f1cfa6"],
+  tanhshrink: ["39448d8b", "2b6c7ee8"],
 };
 
-/** GLU's default, a sigmoid which its package spells out for itself. */
-const gate = new GLU().activation;
+const byFingerprint = new Map(
+  Object.entries(fingerprints).flatMap(([name, texts]) => texts.map((text) => [text, name] as const)),
+);
 
 /** "leakyRelu_0p2" → leakyRelu with 0.2; null for a user's own function, even one with a name of ours. */
 export function nameOf(f: Pointwise): Named | null {
-  if (f.forward === gate.forward && f.backward === gate.backward) return { name: "sigmoid", numbers: [] };
-  const [name = "", ...words] = f.name.split("_");
-  if (!Object.hasOwn(formulas, name)) return null;
-  const numbers = words.map((word) => Number(word.replaceAll("m", "-").replace("p", ".")));
-  const ours = known[name] as Pointwise & { with?: (options: object) => Pointwise };
-  const same =
-    numbers.length > 0 ? ours.with?.(Object.fromEntries(numbers.map((n, i) => [options[name]![i], n]))) : ours;
-  if (same?.forward !== f.forward || same.backward !== f.backward) return null;
-  return { name, numbers: numbers.length > 0 ? numbers : (defaults[name] ?? []) };
+  const name = byFingerprint.get(fingerprint(f));
+  if (!name) return null;
+  const [, ...words] = f.name.split("_");
+  const given = words.map((word) => Number(word.replaceAll("m", "-").replace("p", ".")));
+  return { name, numbers: given.length > 0 ? given : (defaults[name] ?? []) };
 }

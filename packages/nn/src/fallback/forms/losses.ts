@@ -1,6 +1,7 @@
 /** Losses. */
 import type { Form, Jax, JaxArray } from "../jax.ts";
 import { tail } from "./activations.ts";
+import { computed } from "./elementwise.ts";
 import { project } from "./matrix.ts";
 
 export type Reduction = "none" | "mean" | "sum" | "batchmean";
@@ -17,7 +18,7 @@ const CHUNK = 1024;
 
 /** The sum of all elements. */
 function total(jax: Jax, x: JaxArray): JaxArray {
-  if (x.size <= CHUNK) return x.sum();
+  if (x.size <= CHUNK) return computed(jax, x).sum();
   const flat = jax.numpy.pad(x.reshape([-1]), [[0, Math.ceil(x.size / CHUNK) * CHUNK - x.size]]);
   return total(jax, flat.reshape([-1, CHUNK]).sum(1));
 }
@@ -46,25 +47,28 @@ const softplus = (jax: Jax, x: JaxArray): JaxArray => jax.numpy.where(x.ref.less
 const cutLog = ({ numpy: np }: Jax, x: JaxArray): JaxArray =>
   np.where(x.ref.lessEqual(3e-44), -100, np.maximum(np.log(np.maximum(x, 1e-45)), -100));
 
+const signOf = (np: Jax["numpy"], d: JaxArray): JaxArray =>
+  np.where(d.ref.less(0), -1, np.where(d.greater(0), 1, 0)).astype(np.float32);
+
 type Loss = readonly [loss: JaxArray, dx: JaxArray, dt: JaxArray];
 
 /** The loss of an element and its derivatives by x and t, from x, t, the weight of positive ones, and a. */
 const elementLosses: Record<ElementLoss, (jax: Jax, x: JaxArray, t: JaxArray, p: JaxArray | null, a: number) => Loss> =
   {
     mse: (_, x, t) => both(x.sub(t), (d) => [d.ref.mul(d.ref), d.mul(2)]),
-    l1: ({ numpy: np }, x, t) => both(x.sub(t), (d) => [np.abs(d.ref), np.sign(d)]),
+    l1: ({ numpy: np }, x, t) => both(x.sub(t), (d) => [np.abs(d.ref), signOf(np, d)]),
     smoothL1: ({ numpy: np }, x, t, _, beta) =>
       both(x.sub(t), (d) => {
         const size = np.abs(d.ref);
         const near = size.ref.less(beta);
-        const slope = np.where(near.ref, d.ref.mul(1 / (beta || 1)), np.sign(d.ref));
+        const slope = np.where(near.ref, d.ref.mul(1 / (beta || 1)), signOf(np, d.ref));
         return [np.where(near, d.ref.mul(d).mul(0.5 / (beta || 1)), size.sub(beta / 2)), slope];
       }),
     huber: ({ numpy: np }, x, t, _, delta) =>
       both(x.sub(t), (d) => {
         const size = np.abs(d.ref);
         const near = size.ref.less(delta);
-        const slope = np.where(near.ref, d.ref, np.sign(d.ref).mul(delta));
+        const slope = np.where(near.ref, d.ref, signOf(np, d.ref).mul(delta));
         return [np.where(near, d.ref.mul(d).mul(0.5), size.sub(delta / 2).mul(delta)), slope];
       }),
     bce: (jax, x, t) => {
