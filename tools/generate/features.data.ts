@@ -1,4 +1,4 @@
-// Rows 1 to 134, 203, 208 to 211, 248 to 250 and 254 of the survey of attorch, triton-transformer, MyTorch and pytortto. A test is named as its file spells it.
+// Rows 1 to 145, 203, 208 to 211, 242 to 250 and 254 of the survey of attorch, triton-transformer, MyTorch and pytortto. A test is named as its file spells it.
 
 interface Row {
   readonly number: number;
@@ -281,6 +281,47 @@ export const features: readonly { readonly title: string; readonly rows: readonl
     ],
   },
   {
+    title: "Functions and their derivatives",
+    rows: [
+      shown(
+        135,
+        "attorch.math's ten functions, right for a Welford mean that is not 0 and for smooth L1 below 0",
+        "math",
+        "what attorch.math has",
+      ),
+      shown(
+        136,
+        "Functions of math as fused epilogues, forward and backward",
+        "math",
+        "in linear, forward and backward, they are those of activations",
+      ),
+      shown(
+        137,
+        "The gradients of activations and of dropout as functions",
+        "math",
+        "every function of floats has one",
+      ),
+      shown(
+        138,
+        "Derivatives from source to source, forward and reverse mode, second ones too",
+        "math",
+        "derivatives of 200 random functions, part %i",
+      ),
+      shown(139, "Adjoints of arithmetic and of every differentiable builtin", "math", "builtins"),
+      shown(140, "Gradients of broadcast operands summed to their own shapes", "math", "%s: %j"),
+      shown(141, "Control flow: if, switch, for, early returns", "math", "constructs"),
+      shown(142, "What has no derivative is an error with line, column and reason", "math", "errors"),
+      shown(143, "Reductions: sums, means and maxima of rows", "math", "%d rows of %d"),
+      shown(144, "Associative scans: sums along a row, from either end", "math", "scans of %s, rows of any length"),
+      shown(
+        145,
+        "The derivative printed, to be read",
+        "math",
+        "a derivative by one parameter returns its gradient; by several, a struct",
+      ),
+    ],
+  },
+  {
     title: "Modules and state",
     rows: [
       shown(
@@ -297,7 +338,49 @@ export const features: readonly { readonly title: string; readonly rows: readonl
       ),
       shown(209, "Sequential, ModuleList, ModuleDict", "nn", "applies its modules in order, under PyTorch's keys"),
       shown(210, "Identity", "nn", "pass on, add, and change shapes with their gradients"),
+      shown(211, "Every name of torch.nn: kernels, the fallback, or an error that says what to use", "nn", "%s: %s"),
       shown(254, "Checkpoints, PyTorch's too", "nn", "load a checkpoint of PyTorch as it is"),
+    ],
+  },
+  {
+    title: "Switches",
+    rows: [
+      shown(
+        242,
+        "Kernels or the fallback, per model and per call",
+        "nn",
+        "is a module's own, or its parent's, or that for all",
+      ),
+      shown(
+        243,
+        "Kernels or the fallback per module, with a warning where it steps in by itself",
+        "nn",
+        "computes an activation of the user's by its WGSL, and says so once",
+      ),
+      shown(
+        244,
+        "One switch for all layers of a program",
+        "nn",
+        "has the gradients of one that is computed by the fallback alone",
+      ),
+      shown(
+        245,
+        "Kernels and tiles keyed on the shape, from a table instead of timings",
+        "core",
+        "goes by the shape and the device, and is the same each time",
+      ),
+      shown(
+        246,
+        "Memory shared with other libraries without a copy",
+        "core",
+        "is read, written and differentiated where it lies",
+      ),
+      shown(
+        247,
+        "An argument that is not supported is an error that names it",
+        "linear",
+        "names what is wrong with its input",
+      ),
     ],
   },
   {
@@ -315,10 +398,11 @@ export const features: readonly { readonly title: string; readonly rows: readonl
         "tools/distribution",
         "$name brings what it stands on and nothing else, and runs in Node 22 and 24",
       ),
-      not(
+      shown(
         250,
         "Mathematics, kernels and launchers apart, for forward and backward",
-        "So they stand in each file: WGSL functions and their gradients (`math`), kernels, launchers such as `layerNormForward` and `layerNormGrad`, which are exported, then the differentiable function and the module.",
+        "math",
+        "every function of floats has one",
       ),
     ],
   },

@@ -1,6 +1,7 @@
 import { autocast, type Gather, matmul, matmulForward, type Shape, tensor } from "@kindling/core";
 import { fixtureErrors, layerErrors, mixedError, poison, randomValues, testDevice } from "@kindling/core/testing";
 import { describe, expect, it } from "vitest";
+import { chooseMatmul, type MatmulShape } from "../src/matmul.kernels.ts";
 
 const hasF16 = (await testDevice()).features.has("shader-f16");
 
@@ -341,4 +342,23 @@ describe("gathered operands", () => {
     },
     180_000,
   );
+});
+
+describe("the choice of a kernel", () => {
+  const shape = (M: number, N: number, K: number, T: "f32" | "f16" = "f32"): MatmulShape => ({
+    ...{ M, N, K, batch: 1, a: T, b: T, c: T, compute: T, transposeA: false, transposeB: false },
+    ...{ broadcastA: false, broadcastB: false },
+  });
+  const gpu = { subgroupMatrix: true, f16: true, workgroupStorage: 32768 };
+
+  it("goes by the shape and the device, and is the same each time", () => {
+    const square = chooseMatmul(shape(4096, 4096, 4096), gpu);
+    expect(chooseMatmul(shape(4096, 4096, 4096), gpu)).toEqual(square);
+    const long = chooseMatmul(shape(64, 64, 65536), gpu);
+    expect(square.splitK).toBe(1);
+    expect(long.splitK).toBeGreaterThan(8);
+    const kinds = [shape(4096, 4096, 4096, "f16"), shape(1, 4096, 4096), shape(4096, 4096, 4096)];
+    expect(new Set(kinds.map((one) => chooseMatmul(one, gpu).kind)).size).toBe(3);
+    expect(chooseMatmul(kinds[0]!, { ...gpu, subgroupMatrix: false }).kind).toBe(square.kind);
+  });
 });

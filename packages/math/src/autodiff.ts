@@ -5,7 +5,7 @@
  *   jvp(source)    forward mode: fn f(x, y) -> T   becomes   fn fJvp(x, y, dx, dy) -> T, the change of the result
  *   pointwise()    a scalar function with its derivative, to fuse into any layer
  *   elementwise()  a function of one element over broadcast tensors, as one kernel and one of its derivative
- *   row()          the same for a function with rowSum, rowMean or rowMax
+ *   row()          the same for a function with sums, means, maxima or cumulative sums of a row
  *
  * A second derivative is the derivative of a derivative: append one to the source and derive it in turn.
  * What has no derivative, or none that can be derived, is an AutodiffError with line, column and reason.

@@ -278,14 +278,18 @@ export const loadsKey = (operands: readonly LoadedOperand[]): string =>
 export const inputsOf = (operands: readonly Operand[]): Record<string, Tensor> =>
   Object.fromEntries(operands.flatMap((operand, k) => (isTensor(operand) ? [[`_in${k}`, operand]] : [])));
 
-/** What a rule of `record` returns: `launch` computes the gradients of some operands, as many as can be bound at a time. */
+/**
+ * What a rule of `record` returns: `launch` computes the gradients of some operands, as many as can be bound at a time beside
+ * the operands and `more` buffers.
+ */
 export function gradientsOf(
   operands: readonly Operand[],
   launch: (wanted: readonly number[]) => readonly Tensor[],
+  more = 1,
 ): (Tensor | null)[] {
   const tensors = operands.filter(isTensor);
   const wanted = operands.flatMap((operand, k) => (isTensor(operand) && needsGrad(operand) ? [k] : []));
-  const room = tensors[0]!.device.limits.maxStorageBuffersPerShaderStage - tensors.length - 1;
+  const room = tensors[0]!.device.limits.maxStorageBuffersPerShaderStage - tensors.length - more;
   const found: Tensor[] = [];
   while (found.length < wanted.length) found.push(...launch(wanted.slice(found.length, found.length + room)));
   return operands.flatMap((operand, k) => (isTensor(operand) ? [found[wanted.indexOf(k)] ?? null] : []));

@@ -1,10 +1,14 @@
 /**
- * Any pure function with rowSum, rowMean or rowMax, applied to the rows of broadcast tensors: one kernel forward and one
- * backward, which is derived.
+ * Any pure function with rowSum, rowMean, rowMax, rowCumsum or rowCumsumReverse, applied to the rows of broadcast tensors:
+ * one kernel forward and one backward, which is derived.
  *
  * The function, and its derivative, fall into stages: a reduction whose argument needs no other reduction is of stage 1, one
  * whose argument needs reductions up to stage k is of stage k + 1. A kernel walks over a row once for each stage, with
  * what was reduced before at hand, and once more for the result. Rows are read again from the caches.
+ *
+ * A scan is a stage too, whose result is another number for each element. Each thread walks over a piece of the row and
+ * writes its running sums to memory; then it learns what the threads before it have in all. What it wrote plus that is the
+ * scan, and nobody else reads it.
  *
  * Order of this file: from text to stages, kernels, launchers, differentiable function.
  */
@@ -22,7 +26,7 @@ import {
 } from "@kindling/core";
 import { Cut, type Derived, Reverse } from "./autodiff/derive.ts";
 import { embed } from "./autodiff/embed.ts";
-import type { Value } from "./autodiff/ir.ts";
+import { rowScans, type Value } from "./autodiff/ir.ts";
 import { Lowering } from "./autodiff/lower.ts";
 import { Printer } from "./autodiff/print.ts";
 import type { Source } from "./autodiff/source.ts";
@@ -61,13 +65,15 @@ export function textOf(fn: string | MathFunction | Pointwise): { wgsl: string; n
 
 // Stages ----------------------------------------------------------------------------------------
 
-/** One reduction: `name` is the function of an element that it reduces. */
+/** One reduction or scan: `name` is the function of an element that it reduces. */
 interface Stage {
   readonly primitive: string;
   readonly level: number;
   readonly name: string;
   readonly type: string;
   readonly args: Args;
+  /** A scan's: the first of its places in scratch memory, which has one for each component. */
+  readonly slot?: number;
 }
 
 /** What a printed function takes: parameters by number, then earlier reductions by number. */
@@ -76,10 +82,15 @@ interface Args {
   readonly reductions: readonly number[];
 }
 
+/** Components of a float type. */
+const partsOf = (type: string): number => Number(/^vec(\d)/.exec(type)?.[1] ?? 1);
+
 interface Staged {
   /** The functions of all stages and of the result, and what they name. */
   readonly text: string;
   readonly stages: readonly Stage[];
+  /** Places in scratch memory, an f32 for each element of the row each. */
+  readonly slots: number;
   readonly result: { readonly name: string; readonly args: Args };
   /** The parameters that the result depends on other than through reductions. */
   readonly direct: readonly number[];
@@ -124,13 +135,17 @@ function stagesOf(derived: Derived, type: Type, source: Source, name: string): S
     return { name: printed, args, direct: args.params };
   };
   const stages: Stage[] = [];
+  let slots = 0;
   for (const { primitive, arg, result } of reductions) {
     const { name: printed, args } = print(arg, result.type, `Stage${stages.length + 1}`);
     const level = 1 + Math.max(0, ...args.reductions.map((i) => stages[i]!.level));
-    stages.push({ primitive, level, name: printed, type: result.type.text, args });
+    const type = result.type.text;
+    const scan = rowScans.has(primitive);
+    stages.push({ primitive, level, name: printed, type, args, ...(scan && { slot: slots }) });
+    if (scan) slots += partsOf(type);
   }
   const { direct, ...result } = print(cut.result, type, "Result");
-  return { text: texts.join("\n"), stages, result, direct };
+  return { text: texts.join("\n"), stages, slots, result, direct };
 }
 
 const f32Type: Type = { kind: "scalar", of: "f32", text: "f32" };
@@ -210,6 +225,38 @@ fn _${operation}_${T}(lane: u32, v: ${T}) -> ${T} {
 `;
 };
 
+/**
+ * The sum of `v` over the threads of a row before this one, by the same two levels. Of the threads after it, where `lane` is
+ * mirrored within the row.
+ */
+const beforeOf = (T: string): string => /* wgsl */ `
+fn _before_${T}(lane: u32, v: ${T}) -> ${T} {
+  let width = min(W / 4, 16u);
+  let count = W / width;
+  let slot = lane / W * width;
+  _terms_${T}[lane] = v;
+  workgroupBarrier();
+  if (lane % W < width) {
+    let first = lane - lane % W + lane % W * count;
+    var all = _terms_${T}[first];
+    for (var i = 1u; i < count; i++) { all += _terms_${T}[first + i]; }
+    _sums_${T}[slot + lane % W] = all;
+  }
+  workgroupBarrier();
+  var all = ${T}();
+  for (var i = slot; i < slot + lane % W / count; i++) { all += _sums_${T}[i]; }
+  for (var i = lane - lane % count; i < lane; i++) { all += _terms_${T}[i]; }
+  workgroupBarrier(); // the next call writes terms
+  return all;
+}
+`;
+
+/** The f32 form of a float type. */
+const f32Of = (type: string): string => type.replace("f16", "f32").replace(/h$/, "f");
+
+/** The type of what a thread has of a stage: of a scan its sums, in f32. */
+const heldAs = ({ type, slot }: Stage): string => (slot === undefined ? type : f32Of(type));
+
 interface Text {
   readonly staged: Staged;
   readonly operands: readonly LoadedOperand[];
@@ -224,20 +271,59 @@ interface Text {
   readonly once: boolean;
 }
 
-/** Thread `column` of the W threads of row `row` walks over vectors column, column + W, … of it. */
+/**
+ * Thread `column` of the W threads of row `row` walks over vectors column, column + W, … of it; where there are scans, over
+ * neighbours.
+ */
 function rowKernel(label: string, { staged, operands, width, alone, extra, finish, once }: Text): Kernel {
-  const { stages, result } = staged;
+  const { stages, slots, result } = staged;
   const read = loads(operands, width);
-  const call = (name: string, { params, reductions }: Args, component: string): string =>
-    `${name}(${[...params.map((k) => `_v${k}${component}`), ...reductions.map((k) => `_r${k}`)].join(", ")})`;
-  const valuesOf = (lists: readonly Args[]): string => {
-    const used = [...new Set(lists.flatMap(({ params }) => params))].sort((a, b) => a - b);
-    return used.map((k) => `    let _v${k} = _load${k}(i);\n`).join("");
+  const place = (slot: number): string => `_scan[${slot ? `${slot} * params.rows * params.vectors + ` : ""}i]`;
+  /** What a stage found, for a component of the vectors at hand. */
+  const found = (k: number, component: string): string => {
+    const { slot, type } = stages[k]!;
+    if (slot === undefined) return `_r${k}`;
+    const parts = Array.from({ length: partsOf(type) }, (_, p) => `_s${slot + p}${component}`);
+    const own = parts.length > 1 ? `${f32Of(type)}(${parts.join(", ")})` : parts[0]!;
+    const sum = alone ? own : `${own} + _r${k}`;
+    return type === f32Of(type) ? sum : `${type}(${sum})`;
   };
-  const loop = (body: string): string => /* wgsl */ `
-  for (var at = column; at < params.vectors; at += W) {
-    let i = first + at;
+  const call = (name: string, { params, reductions }: Args, component: string): string =>
+    `${name}(${[...params.map((k) => `_v${k}${component}`), ...reductions.map((k) => found(k, component))].join(", ")})`;
+  const valuesOf = (lists: readonly Args[]): string => {
+    const all = (pick: (args: Args) => readonly number[]): number[] =>
+      [...new Set(lists.flatMap(pick))].sort((a, b) => a - b);
+    const scanned = all(({ reductions }) => reductions).flatMap((k) => {
+      const { slot, type } = stages[k]!;
+      return slot === undefined ? [] : Array.from({ length: partsOf(type) }, (_, p) => slot + p);
+    });
+    return [
+      ...all(({ params }) => params).map((k) => `    let _v${k} = _load${k}(i);\n`),
+      ...scanned.map((slot) => `    let _s${slot} = ${place(slot)};\n`),
+    ].join("");
+  };
+  const onwards = [slots ? "var at = begin; at < end; at++" : "var at = column; at < params.vectors; at += W", "at"];
+  const backwards = ["var at = end; at > begin; at--", "at - 1"];
+  const loop = (body: string, [head, at] = onwards): string => /* wgsl */ `
+  for (${head}) {
+    let i = first + ${at};
 ${body}  }`;
+  const isReverse = ({ primitive }: Stage): boolean => primitive === "rowCumsumReverse";
+  /** A thread's own running sums. */
+  const scanStep = (stage: Stage, k: number): string => {
+    const { slot, name, type, args } = stage;
+    const F = f32Of(type);
+    const steps = components(width).map((component, c) => {
+      const value = call(name, args, component);
+      return `    _r${k} += ${type === F ? value : `${F}(${value})`};\n    let _t${k}_${c} = _r${k};\n`;
+    });
+    if (isReverse(stage)) steps.reverse();
+    const stores = Array.from({ length: partsOf(type) }, (_, p) => {
+      const list = components(width).map((__, c) => `_t${k}_${c}${partsOf(type) > 1 ? `.${"xyzw"[p]}` : ""}`);
+      return `    ${place(slot! + p)} = ${width === 4 ? `vec4f(${list.join(", ")})` : list[0]};\n`;
+    });
+    return steps.join("") + stores.join("");
+  };
 
   const levels = Math.max(0, ...stages.map(({ level }) => level));
   let passes = "";
@@ -245,34 +331,53 @@ ${body}  }`;
     const own = stages.flatMap((stage, k) => (stage.level === level ? [{ ...stage, k }] : []));
     const isMax = ({ primitive }: Stage): boolean => primitive === "rowMax";
     passes += own
-      .map((stage) => `\n  var _r${stage.k} = ${stage.type}(${isMax(stage) ? "params.lowest" : ""});`)
+      .map((stage) => `\n  var _r${stage.k} = ${heldAs(stage)}(${isMax(stage) ? "params.lowest" : ""});`)
       .join("");
-    passes += loop(
-      valuesOf(own.map(({ args }) => args)) +
-        own
-          .map((stage) => {
-            const each = components(width).map((component) => call(stage.name, stage.args, component));
-            const joined = isMax(stage) ? each.reduce((a, b) => `max(${a}, ${b})`) : each.join(" + ");
-            return `    _r${stage.k} ${isMax(stage) ? `= max(_r${stage.k}, ${joined})` : `+= ${joined}`};\n`;
-          })
-          .join(""),
-    );
+    for (const reverse of [false, true]) {
+      const walked = own.filter((stage) => isReverse(stage) === reverse);
+      if (walked.length === 0) continue;
+      passes += loop(
+        valuesOf(walked.map(({ args }) => args)) +
+          walked
+            .map((stage) => {
+              if (stage.slot !== undefined) return scanStep(stage, stage.k);
+              const each = components(width).map((component) => call(stage.name, stage.args, component));
+              const joined = isMax(stage) ? each.reduce((a, b) => `max(${a}, ${b})`) : each.join(" + ");
+              return `    _r${stage.k} ${isMax(stage) ? `= max(_r${stage.k}, ${joined})` : `+= ${joined}`};\n`;
+            })
+            .join(""),
+        reverse ? backwards : onwards,
+      );
+    }
     for (const stage of own) {
       const { k, type } = stage;
+      if (stage.slot !== undefined) {
+        // W is a power of two
+        if (!alone)
+          passes += `\n  _r${k} = _before_${heldAs(stage)}(lane${isReverse(stage) ? " ^ (W - 1)" : ""}, _r${k});`;
+        continue;
+      }
       if (!alone) passes += `\n  _r${k} = _${isMax(stage) ? "max" : "sum"}_${type}(lane, _r${k});`;
       if (stage.primitive === "rowMean") passes += `\n  _r${k} /= ${/h$|f16/.test(type) ? "f16" : "f32"}(params.cols);`;
     }
   }
-  const kinds = alone
-    ? []
-    : [...new Set(stages.map(({ type, primitive }) => `${type} ${primitive === "rowMax" ? "max" : "sum"}`))];
+  const kindOf = (stage: Stage): string =>
+    `${heldAs(stage)} ${stage.slot !== undefined ? "before" : stage.primitive === "rowMax" ? "max" : "sum"}`;
+  const kinds = alone ? [] : [...new Set(stages.map(kindOf))];
   const types = [...new Set(kinds.map((kind) => kind.split(" ")[0]!))];
   const shared = types
     .map((T) => `var<workgroup> _terms_${T}: array<${T}, 256>;\nvar<workgroup> _sums_${T}: array<${T}, 64>;\n`)
     .join("");
   const reductions = kinds
-    .map((kind) => reductionOf(kind.split(" ")[0]!, kind.endsWith("max") ? "max" : "sum"))
+    .map((kind) => {
+      const T = kind.split(" ")[0]!;
+      return kind.endsWith("before") ? beforeOf(T) : reductionOf(T, kind.endsWith("max") ? "max" : "sum");
+    })
     .join("");
+  const piece = /* wgsl */ `
+  let piece = (params.vectors + W - 1) / W;
+  let begin = min(column * piece, params.vectors);
+  let end = select(begin, min(begin + piece, params.vectors), inside);`;
   const last = valuesOf([result.args]) + finish((component) => call(result.name, result.args, component));
   return kernel<string>(
     label,
@@ -286,7 +391,7 @@ fn main(@builtin(workgroup_id) wg: vec3u, @builtin(num_workgroups) groups: vec3u
   let row = (wg.x + wg.y * groups.x) * (256 / W) + lane / W;
   let inside = row < params.rows;
   let first = min(row, params.rows - 1) * params.vectors;
-  let column = lane % W;
+  let column = lane % W;${slots ? piece : ""}
 ${passes}
   if (!inside${once ? " || column > 0" : ""}) { return; }
 ${once ? `  let i = first;\n${last}` : loop(last)}
@@ -330,6 +435,13 @@ function kernelOf({ kernels }: RowFunction, key: string, build: () => Kernel): K
   return made;
 }
 
+/** Memory for scans. */
+const scratchText = (at: number, { slots }: Staged, width: Width): string =>
+  slots ? binding(at, "_scan", "f32", width, true) : "";
+
+const scratchOf = ({ slots }: Staged, { layout }: Call, { device }: Tensor): { _scan?: Tensor } =>
+  slots ? { _scan: empty([slots, ...layout.shape], { device }) } : {};
+
 function launchForward(call: Call, dtype: FloatType): Tensor {
   const { fn, operands, layout, perRow } = call;
   const like = operands.find((operand) => typeof operand !== "number") as Tensor;
@@ -339,7 +451,7 @@ function launchForward(call: Call, dtype: FloatType): Tensor {
     const { next } = loads(read, width);
     return rowKernel(`row.${fn.name}.forward`, {
       ...{ staged: fn.forward, operands: read, width, alone, once: perRow },
-      extra: binding(next, "_out", dtype, perRow ? 1 : width, true),
+      extra: binding(next, "_out", dtype, perRow ? 1 : width, true) + scratchText(next + 1, fn.forward, width),
       finish: (result) =>
         perRow
           ? `  _out[row] = ${dtype}(${result(components(width)[0]!)});`
@@ -347,7 +459,12 @@ function launchForward(call: Call, dtype: FloatType): Tensor {
     });
   });
   const y = empty(perRow ? layout.shape.slice(0, -1) : layout.shape, { dtype, device: like.device });
-  run.run({ params: { ...params, ...loadParams(layout, operands, width) }, ...inputsOf(operands), _out: y }, launch);
+  const scratch = scratchOf(fn.forward, call, like);
+  run.run(
+    { params: { ...params, ...loadParams(layout, operands, width) }, ...inputsOf(operands), _out: y, ...scratch },
+    launch,
+  );
+  scratch._scan?.dispose();
   return y;
 }
 
@@ -355,6 +472,7 @@ function launchBackward(call: Call, dy: Tensor, wanted: readonly number[]): Tens
   const { fn, operands, layout, perRow } = call;
   const { params, width, alone, launch } = walkOf(call, dy);
   const read = loaded(fn.parameters, operands, layout);
+  const staged = fn.backward(wanted);
   const direct = wanted.map((k) => layout.places[k]!.kind === "full");
   const seed = operands.length;
   const key = `backward,${loadsKey(read)},${dy.dtype},${width},${alone},${perRow},${wanted}`;
@@ -368,8 +486,8 @@ function launchBackward(call: Call, dy: Tensor, wanted: readonly number[]): Tens
       : `return ${F}(_dout[i]);`;
     const outputs = wanted.map((k, n) => binding(next + 1 + n, `_grad${k}`, types[n]!, width, true));
     return rowKernel(`row.${fn.name}.backward`, {
-      ...{ staged: fn.backward(wanted), operands: read, width, alone, once: false },
-      extra: `${binding(next, "_dout", dy.dtype, perRow ? 1 : width)}${outputs.join("")}
+      ...{ staged, operands: read, width, alone, once: false },
+      extra: `${binding(next, "_dout", dy.dtype, perRow ? 1 : width)}${outputs.join("")}${scratchText(next + 1 + wanted.length, staged, width)}
 fn _load${seed}(i: u32) -> ${F} {
   ${given}
 }
@@ -389,10 +507,15 @@ fn _load${seed}(i: u32) -> ${F} {
     return direct[n] ? empty(operand.shape, operand) : empty(layout.shape, { device: dy.device });
   });
   const grads = Object.fromEntries(wanted.map((k, n) => [`_grad${k}`, outputs[n]!]));
+  const scratch = scratchOf(staged, call, dy);
   run.run(
-    { params: { ...params, ...loadParams(layout, operands, width) }, ...inputsOf(operands), _dout: dy, ...grads },
+    {
+      ...{ params: { ...params, ...loadParams(layout, operands, width) }, ...inputsOf(operands) },
+      ...{ _dout: dy, ...grads, ...scratch },
+    },
     launch,
   );
+  scratch._scan?.dispose();
   return wanted.map((k, n) =>
     direct[n] ? outputs[n]! : sumTo(operands[k] as Tensor, outputs[n]!, layout.sizes, layout.places[k]!.axes),
   );
@@ -409,10 +532,11 @@ const known = new Map<string, RowFunction>();
 
 /**
  * `fn` of the rows (last axes) of its operands, which broadcast as in PyTorch: one kernel, and one for all gradients. `fn` is
- * WGSL text with rowSum, rowMean or rowMax, derived once, whose outermost function is meant; or a function of @kindling/math.
- * A parameter of f32 takes f32 and f16 tensors and numbers, one of i32, u32 or bool takes tensors of that dtype; the function
- * returns f32. The result has the operands' common shape, or with `perRow` that without the last axis; it is f32, or f16
- * where all float operands are. Throws on a wrong count, dtype, shape or device, and where the GPU binds fewer buffers.
+ * WGSL text with rowSum, rowMean, rowMax, rowCumsum or rowCumsumReverse, derived once, whose outermost function is meant; or
+ * a function of @kindling/math. A parameter of f32 takes f32 and f16 tensors and numbers, one of i32, u32 or bool takes
+ * tensors of that dtype; the function returns f32. The result has the operands' common shape, or with `perRow` that without
+ * the last axis; it is f32, or f16 where all float operands are. Throws on a wrong count, dtype, shape or device, and where
+ * the GPU binds fewer buffers.
  *
  *     row("fn softmax(x: f32) -> f32 { let e = exp(x - rowMax(x)); return e / rowSum(e); }", x)
  *     row(crossEntropy, logits, probabilities, { perRow: true })
@@ -440,18 +564,22 @@ function runRow(fn: RowFunction, operands: readonly Operand[], { perRow = false 
   const tensors = checkOperands(where, fn.parameters, operands);
   const layout = layoutOf(where, operands);
   if (layout.shape.length === 0) throw new Error(`${where}: the operands have no axes, expected at least one`);
-  const varies = fn.forward.direct.find((k) => {
+  const { direct, result, stages, slots } = fn.forward;
+  const varies = direct.find((k) => {
     const operand = operands[k]!;
     return typeof operand !== "number" && (operand.shape.at(-1) ?? 1) > 1;
   });
-  if (perRow && varies !== undefined) {
+  const scanned = layout.shape.at(-1)! > 1 && result.args.reductions.some((k) => stages[k]!.slot !== undefined);
+  if (perRow && (varies !== undefined || scanned)) {
+    const what = varies === undefined ? "a scan" : `each element of ${fn.parameters[varies]!.name}`;
     throw new Error(
-      `${where}: perRow needs a result that is the same for all of a row; this one also depends on each element of ${fn.parameters[varies]!.name}`,
+      `${where}: perRow needs a result that is the same for all of a row; this one also depends on ${what}`,
     );
   }
-  checkBuffers(where, tensors, tensors.some(needsGrad) ? 2 : 1);
+  const scratch = slots ? 1 : 0;
+  checkBuffers(where, tensors, scratch + (tensors.some(needsGrad) ? 2 : 1));
   const call: Call = { fn, operands, layout, perRow };
   return record(launchForward(call, floatOf(tensors)), tensors, (dy) =>
-    gradientsOf(operands, (wanted) => launchBackward(call, dy, wanted)),
+    gradientsOf(operands, (wanted) => launchBackward(call, dy, wanted), 1 + scratch),
   );
 }

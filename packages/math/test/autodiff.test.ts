@@ -168,6 +168,13 @@ describe("rows", () => {
     crossEntropy:
       "fn f(x: f32, w: f32) -> f32 { let m = rowMax(x); return log(rowSum(exp(x - m))) + m - rowSum(w * x); }",
     vectors: "fn f(x: f32, w: f32) -> f32 { let s = rowSum(vec2f(x, x * w)); return dot(s, vec2f(w, sin(x))); }",
+    cumsum: "fn f(x: f32, w: f32) -> f32 { return w * rowCumsum(sin(x)); }",
+    "cumsum from the end": "fn f(x: f32, w: f32) -> f32 { return rowCumsumReverse(x * x) * sin(w); }",
+    "running mean": "fn f(x: f32, w: f32) -> f32 { return rowCumsum(x) / rowCumsum(1.0) * w; }",
+    "causal attention":
+      "fn f(x: f32, w: f32) -> f32 { let e = exp(x - rowMax(x)); return rowCumsum(e * w) / rowCumsum(e); }",
+    "scans of scans":
+      "fn f(x: f32, w: f32) -> f32 { let s = rowCumsum(vec2f(x, w)); return rowCumsumReverse(s.x * sin(s.y)) - rowMean(s.x); }",
   };
 
   test.each(Object.keys(functions))("%s", (name) => {
@@ -354,6 +361,17 @@ describe("errors", () => {
     [f("let a = x; a += 1.0; return a;"), "a is not a variable; use var"],
     [`const A = 1.0;\n${f("A = 2.0; return x;")}`, "writes to A, which is no variable of its own"],
     [f("if (x > 0.0) { return rowSum(x); } return x;"), "rowSum inside an if or a loop"],
+    [f("if (x > 0.0) { return rowCumsum(x); } return x;"), "rowCumsum inside an if or a loop"],
+    [
+      f("var a = x; for (var i = 0; i < 2; i++) { a = rowCumsumReverse(a); } return a;"),
+      "rowCumsumReverse inside an if",
+    ],
+    [f("return rowCumsum(x, x);"), "rowCumsum takes 1 argument, got 2"],
+    [f("return rowCumsum(x > 0.0) * x;"), "rowCumsum(bool)"],
+    [
+      `fn rowCumsum(x: f32) -> f32 { return x; }\n${f("return rowCumsum(x);")}`,
+      "rowCumsum hides the builtin of that name",
+    ],
     [f("return x + true;"), "f32 + bool"],
     [f("return x + 1u;"), "f32 + u32"],
     [f("return sin(x, x);"), "sin takes 1 argument, got 2"],
@@ -566,6 +584,14 @@ fn huberGrad(x: f32, target_: f32, dy: f32) -> HuberGrads {
   let product = rowMean(-0.5 * (dy * centered) * scale / sum) * centered;
   let dcentered = dy * scale + product + product;
   return dcentered - rowMean(dcentered);
+}`,
+    ],
+    "running mean of a row": [
+      `fn runningMean(x: f32) -> f32 {
+  return rowCumsum(x) / rowCumsum(1.0);
+}`,
+      `fn runningMeanGrad(x: f32, dy: f32) -> f32 {
+  return rowCumsumReverse(dy / rowCumsum(1.0));
 }`,
     ],
     "assigned components": [

@@ -1,6 +1,6 @@
 /** Compares what grad and jvp derive with central differences in float64. */
 import { grad, jvp } from "@kindling/math/autodiff";
-import { Interpreter, type Value } from "./interpreter.ts";
+import { callRow, Interpreter, type Value } from "./interpreter.ts";
 
 /** The numbers in a value, in order; integers and booleans are not among them. */
 export function numbers(value: Value): number[] {
@@ -30,6 +30,57 @@ export interface Case {
   readonly params: readonly string[];
 }
 
+/** The slope of `loss` at 0; null where it has none. */
+function slopeOf(loss: (by: number) => number): number | null {
+  const slope = (h: number): number => (loss(h) - loss(-h)) / (2 * h);
+  const [coarse, fine, tiny] = [slope(2e-4), slope(1e-4), slope(1e-6)];
+  const expected = fine + (fine - coarse) / 3;
+  // a kink or a jump nearby: the steps disagree
+  if (!(Math.abs(loss(1e-7) - loss(0)) <= 1e-4)) return null;
+  const others = [tiny, slope(3e-5), slope(5e-6)];
+  return others.every((other) => Math.abs(expected - other) <= 1e-4 * (1 + Math.abs(expected))) ? expected : null;
+}
+
+/** The error for all elements of a row at once, in some direction through all of their arguments; null as above. */
+export function rowDerivativeError(
+  source: string,
+  row: readonly (readonly number[])[],
+  along: () => number,
+): number | null {
+  const all = new Interpreter(`${source}\n${grad(source, { fn: "f" })}\n${jvp(source, { fn: "f" })}`);
+  const directions = row.map((args) => args.map(along));
+  const seeds = row.map((_, i) => 0.7 - 0.3 * i);
+  const project = (outputs: readonly Value[]): number =>
+    outputs.reduce<number>((sum, y, i) => sum + (y as number) * seeds[i]!, 0);
+  const expected = slopeOf((by) =>
+    project(
+      callRow(
+        all,
+        "f",
+        row.map((args, i) => args.map((x, k) => x + by * directions[i]![k]!)),
+      ),
+    ),
+  );
+  if (expected === null) return null;
+  const made = callRow(
+    all,
+    "fGrad",
+    row.map((args, i) => [...args, seeds[i]!]),
+  );
+  const terms = made.flatMap((value, i) => numbers(value).map((g, k) => g * directions[i]![k]!));
+  const backward = terms.reduce((sum, term) => sum + term, 0);
+  const forward = project(
+    callRow(
+      all,
+      "fJvp",
+      row.map((args, i) => [...args, ...directions[i]!]),
+    ),
+  );
+  const size = terms.reduce((sum, term) => sum + Math.abs(term), 1);
+  const error = Math.max(Math.abs(backward - expected), Math.abs(forward - expected)) / size;
+  return Number.isNaN(error) ? Number.POSITIVE_INFINITY : error;
+}
+
 /**
  * The largest error, relative to 1 + the value; null at a point where the function has no derivative. Along each input, or
  * with `along` only in some direction through all of them, which costs as much as one.
@@ -55,17 +106,8 @@ export function derivativeError({ source, fn, wrt, args, params }: Case, along?:
 
   let worst = 0;
   for (const direction of directions) {
-    const slope = (h: number): number => {
-      const step = (by: number): number => loss(inputs.map((x, i) => x + by * direction[i]!));
-      return (step(h) - step(-h)) / (2 * h);
-    };
-    const [coarse, fine, tiny] = [slope(2e-4), slope(1e-4), slope(1e-6)];
-    const expected = fine + (fine - coarse) / 3;
-    // a kink or a jump nearby: the steps disagree
-    const beside = loss(inputs.map((x, i) => x + 1e-7 * direction[i]!));
-    if (!(Math.abs(beside - project(numbers(value))) <= 1e-4)) return null;
-    const others = [tiny, slope(3e-5), slope(5e-6)];
-    if (!others.every((other) => Math.abs(expected - other) <= 1e-4 * (1 + Math.abs(expected)))) return null;
+    const expected = slopeOf((by) => loss(inputs.map((x, i) => x + by * direction[i]!)));
+    if (expected === null) return null;
     const next = from(direction);
     const changes = at.map((i) => withNumbers(args[i]!, next));
     const size = 1 + made.reduce((sum, g, i) => sum + Math.abs(g * direction[i]!), 0);

@@ -5,7 +5,6 @@ import { elementwise as elementwiseOfValues } from "@kindling/math";
 import { AutodiffError, elementwise, grad, type Operand, pointwise } from "@kindling/math/autodiff";
 import { describe, expect, test } from "vitest";
 import { relu } from "../../activations/src/activations.ts";
-import { linear } from "../../linear/src/linear.ts";
 import { Interpreter, type Value } from "./interpreter.ts";
 
 const device = await testDevice();
@@ -89,7 +88,7 @@ if (runs)
         affine: of(affine),
         chain: of(chain),
       });
-      expect(f32.size).toBe(7);
+      expect(f32.size).toBe(4);
       for (const [name, error] of f32) expect(error, name).toBeLessThan(1e-5);
       for (const [name, error] of f16) expect(error, name).toBeLessThan(4e-3);
     });
@@ -116,24 +115,16 @@ if (runs)
       // a scalar, with and without padding behind the last element
       ["scalar", [[67], []]],
       ["scalar", [[16, 4097], [1]]],
-      ["scalar", [[40, 1000], []]],
       // the last axes
       ["bias", [[33, 67], [67]]],
       ["bias", [[130, 68], [68]]],
       ["bias", [[2, 4100], [4100]]],
-      // columns, rows, and what lies between
+      // columns, both, and what lies between
       [
         "column",
         [
           [5, 257],
           [5, 1],
-        ],
-      ],
-      [
-        "column",
-        [
-          [300, 40],
-          [300, 1],
         ],
       ],
       [
@@ -148,13 +139,6 @@ if (runs)
         [
           [4100, 1],
           [1, 8],
-        ],
-      ],
-      [
-        "middle",
-        [
-          [3, 5, 12],
-          [5, 1],
         ],
       ],
       [
@@ -283,24 +267,6 @@ fn scale(x: f32, params: f32) -> f32 { let i = Params(params); return load(x) * 
       expect([...(await y.data()), ...(await x.grad!.data())]).toEqual([6, 12, 18, 6, 6, 6]);
     });
 
-    test("fused into linear, the same as composed", async () => {
-      const gate = pointwise("gate3", "fn gate3(x: f32) -> f32 { return x * tanh(x); }");
-      const inputs = [
-        tensor(randomValues(12), { shape: [3, 4] }),
-        tensor(randomValues(20), { shape: [5, 4] }),
-      ] as const;
-      const results: ArrayLike<number>[][] = [];
-      for (const fused of [true, false]) {
-        const leaves = inputs.map((t) => Object.assign(t.detach(), { requiresGrad: true })) as [Tensor, Tensor];
-        const y = fused ? linear(...leaves, null, { activation: gate }) : elementwise(gate, linear(...leaves, null));
-        y.backward(tensor(randomValues(15, 4), { shape: [3, 5] }));
-        results.push(await Promise.all([y, ...leaves.map((t) => t.grad!)].map((t) => t.data())));
-      }
-      results[0]!.forEach((actual, i) => {
-        expect(mixedError(actual, results[1]![i]!)).toBeLessThan(1e-5);
-      });
-    });
-
     test("more workgroups than a dimension holds", async () => {
       // 512 steps of one element each a workgroup; as much as the smallest limit of a binding allows
       const [rows, cols] = [18631, 1801];
@@ -337,7 +303,7 @@ test("one kernel forward, one backward", () => {
 
 test("more gradients than buffers", async () => {
   const limit = device.limits.maxStorageBuffersPerShaderStage;
-  const count = Math.min(limit - 2, 14);
+  const count = Math.min(limit - 4, 12);
   const names = Array.from({ length: count }, (_, k) => `a${k}`);
   const text = `fn all_(${names.map((name) => `${name}: f32`).join(", ")}) -> f32 { return ${names.join(" + ")}; }`;
   const leaves = names.map((_, k) => tensor([k, 1], { requiresGrad: true }));

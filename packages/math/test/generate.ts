@@ -56,6 +56,28 @@ export class Generator {
     return { source: `${declarations}${helpers.join("")}${main}`, params: ["x", "y", "v", "u", "s", "k"] };
   }
 
+  /** A function of x, y and z for the elements of a row: primitives of the row, of one another too, with functions between. */
+  generateRow(): string {
+    const parts: string[] = [];
+    const lines: string[] = [];
+    const known = ["x", "y", "z"];
+    const value = (): string => {
+      const name = `part${parts.length}`;
+      parts.push(this.fn(name, "f32", ["x: f32", "y: f32", "z: f32"], 2));
+      return `${name}(${[0, 1, 2].map(() => this.pick(known)).join(", ")})`;
+    };
+    const count = 1 + this.below(4);
+    for (let i = 0; i < count; i++) {
+      const primitive = this.pick(["rowSum", "rowMean", "rowMax", "rowCumsum", "rowCumsum", "rowCumsumReverse"]);
+      const one = this.chance(0.7);
+      lines.push(`  let r${i} = ${primitive}(${one ? value() : `vec2f(${value()}, ${value()})`});\n`);
+      known.push(...(one ? [`r${i}`] : [`r${i}.x`, `r${i}.y`]));
+    }
+    const result = `${value()} + 0.3 * (${known.join(" + ")})`;
+    const list = "x: f32, y: f32, z: f32";
+    return `${declarations}${parts.join("")}fn f(${list}) -> f32 {\n${lines.join("")}  return ${result};\n}\n`;
+  }
+
   private helper(): string {
     const name = `h${this.helpers.length}`;
     const kind = this.pick<Kind>(["f32", "f32", "vec3f", "S", "array<f32, 3>"]);

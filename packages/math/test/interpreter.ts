@@ -30,6 +30,8 @@ const isObject = (value: Value): value is { [member: string]: Value } =>
 
 /** Componentwise; a scalar stands beside vectors for each component. */
 function each(values: readonly Value[], f: (...scalars: never[]) => Value): Value {
+  const plain = values.every((value) => typeof value === "number");
+  if (plain) return f(...(values as never[]));
   const vector = values.find((value) => Array.isArray(value)) as Value[] | undefined;
   if (vector)
     return vector.map((_, i) =>
@@ -126,7 +128,25 @@ const whole: Record<string, (...args: Value[]) => Value> = {
   },
 };
 
-const rows = new Set(["rowSum", "rowMean", "rowMax"]);
+type Across = (row: readonly Value[]) => Value[];
+
+const toAll =
+  (reduce: (row: readonly Value[]) => Value): Across =>
+  (row) =>
+    new Array<Value>(row.length).fill(reduce(row));
+
+/** What the elements of a row get. */
+const rows: Record<string, Across> = {
+  rowSum: toAll((row) => row.reduce(added)),
+  rowMean: toAll((row) => scaled(row.reduce(added), 1 / row.length)),
+  rowMax: toAll((row) => row.reduce((a, b) => each([a, b], largest))),
+  rowCumsum: ([first, ...rest]) => {
+    const sums = [first!];
+    for (const value of rest) sums.push(added(sums.at(-1)!, value));
+    return sums;
+  },
+  rowCumsumReverse: (row) => rows.rowCumsum!([...row].reverse()).reverse(),
+};
 
 const toFloat = (value: Value): Value => each([value], (x: number | bigint | boolean) => Number(x));
 const toInt = (value: Value): Value =>
@@ -431,7 +451,7 @@ export class Interpreter {
     const args = elem.arguments.map((arg) => this.expression(arg));
     const values = (frame: Frame): Value[] => args.map((arg) => arg(frame));
     if (this.fns.has(name)) return (frame) => this.fn(name)(values(frame));
-    if (rows.has(name)) return (frame) => this.row(name, args[0]!(frame));
+    if (rows[name]) return (frame) => this.row(name, args[0]!(frame));
     if (name === "bitcast") {
       // only ever to an integer, for comparisons
       return (frame) =>
@@ -523,8 +543,6 @@ export function callRow(interpreter: Interpreter, name: string, args: readonly (
     try {
       interpreter.call(name, ...args[0]!);
     } catch {}
-    const total = waiting.reduce((a, b) => (primitive === "rowMax" ? each([a, b], largest) : added(a, b)));
-    const result = primitive === "rowMean" ? scaled(total, 1 / waiting.length) : total;
-    met.push(waiting.map(() => result));
+    met.push(rows[primitive]!(waiting));
   }
 }

@@ -1,7 +1,7 @@
 // Random functions of every construct: what is derived against central differences, and through Dawn's compiler.
 import { grad, jvp } from "@kindling/math/autodiff";
 import { expect, test } from "vitest";
-import { derivativeError, numbers } from "./check.ts";
+import { derivativeError, numbers, rowDerivativeError } from "./check.ts";
 import { Generator } from "./generate.ts";
 import { Interpreter, type Value } from "./interpreter.ts";
 
@@ -27,6 +27,20 @@ test.each(seeds(0, 10))("derivatives of 200 random functions, part %i", (part) =
     expect(error, `seed ${seed}\n${source}`).toBeLessThan(1e-6);
   }
   expect(checked).toBeGreaterThan(190);
+});
+
+test("derivatives of random functions of a row", () => {
+  let checked = 0;
+  for (const seed of seeds(15000, 100)) {
+    const g = new Generator(seed);
+    const source = g.generateRow();
+    const row = Array.from({ length: 5 }, () => Array.from({ length: 3 }, () => 1.6 * g.random() - 0.8));
+    const error = rowDerivativeError(source, row, () => 2 * g.random() - 1);
+    if (error === null) continue;
+    checked++;
+    expect(error, `seed ${seed}\n${source}`).toBeLessThan(1e-6);
+  }
+  expect(checked).toBeGreaterThan(90);
 });
 
 test("second derivatives of random functions", () => {

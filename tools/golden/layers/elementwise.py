@@ -35,6 +35,16 @@ def spread(x):
     return (x.amax(-1, keepdim=True) - x) / (x.var(-1, keepdim=True, unbiased=False) + 0.1).sqrt()
 
 
+def running_mean(x):
+    return x.cumsum(-1) / torch.arange(1, x.shape[-1] + 1)
+
+
+def causal(q, k, v):
+    """Attention without a softmax along a row of numbers: what was seen so far, weighted by exp(k)."""
+    e = (k - k.amax(-1, keepdim=True)).exp()
+    return torch.sigmoid(q) * (e * v).cumsum(-1) / e.cumsum(-1)
+
+
 def case(function, shapes, dtype="f32", **options):
     name = function.__name__.split("_")
     c = Case(name[0] + "".join(part.title() for part in name[1:]), dtype, **options)
@@ -46,17 +56,12 @@ def cases():
     yield case(swish2, {"x": [3, 67], "beta": []})
     yield case(swish2, {"x": [4, 1], "beta": [1, 5]})
     yield case(swish2, {"x": [5, 1], "beta": [8]}, "f16")
-    yield case(swish2, {"x": [8, 16], "beta": [16]}, "f16")
-    yield case(affine, {"x": [2, 3, 4, 5], "scale": [3, 1, 1], "shift": [2, 1, 1, 5]})
     yield case(affine, {"x": [2, 3, 4, 8], "scale": [1, 3, 1, 1], "shift": [2, 1, 4, 1]})
-    yield case(affine, {"x": [4], "scale": [3, 1], "shift": [2, 1, 1]})
-    yield case(affine, {"x": [2, 1, 3, 1], "scale": [1, 4, 1, 8], "shift": [8]})
     yield case(chain, {"x": [9, 12], "a": [12], "b": [9, 1], "c": []})
     yield case(softmax, {"x": [3, 67]})
-    yield case(softmax, {"x": [2, 3, 8]}, "f16")
-    yield case(layer_norm, {"x": [4, 20], "weight": [20], "bias": [20]})
     yield case(layer_norm, {"x": [2, 3, 7], "weight": [7], "bias": [3, 1]})
     yield case(layer_norm, {"x": [4, 16], "weight": [16], "bias": [16]}, "f16")
     yield case(cross_entropy, {"x": [5, 12], "target": [5, 12]}, perRow=True)
-    yield case(cross_entropy, {"x": [2, 3, 7], "target": [7]}, perRow=True)
     yield case(spread, {"x": [3, 33]})
+    yield case(running_mean, {"x": [2, 3, 37]})
+    yield case(causal, {"q": [3, 33], "k": [3, 33], "v": [33]})

@@ -42,7 +42,7 @@ export function refusal(name: string): string | undefined {
   if (/^atomic[A-Z]/.test(name)) return "is atomic, a side effect";
   if (/Barrier$/.test(name) || name === "workgroupUniformLoad") return "is a barrier, a side effect";
   if (/^(subgroup|quad)[A-Z]/.test(name))
-    return "works across invocations; rowSum, rowMean and rowMax are what differentiates";
+    return "works across invocations; rowSum, rowMean, rowMax, rowCumsum and rowCumsumReverse are what differentiates";
   if (/^(dpdx|dpdy|fwidth)/.test(name)) return "is a derivative across pixels";
   if (/^(pack|unpack)[24]x/.test(name) || name.startsWith("dot4")) return "works on packed bits and has no derivative";
   if (name === "modf" || name === "frexp")

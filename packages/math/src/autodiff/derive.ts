@@ -555,7 +555,7 @@ export class Forward extends Derivation {
   }
 }
 
-/** A reduction across a row: of `arg`, whose elements are those of `result`. */
+/** A reduction across a row, or a scan along it: of `arg`, whose elements are those of `result`. */
 export interface Reduction {
   readonly primitive: string;
   readonly arg: Value;
@@ -563,7 +563,7 @@ export interface Reduction {
   readonly result: Value;
 }
 
-/** A function with its reductions across a row cut out. */
+/** A function with what works across a row cut out. */
 export class Cut extends Derivation {
   /** In an order in which each needs only earlier ones. */
   readonly reductions: Reduction[] = [];

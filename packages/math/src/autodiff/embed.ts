@@ -31,7 +31,7 @@ export interface Embedded {
   readonly source: Source;
   readonly parameters: readonly Parameter[];
   readonly result: string;
-  /** Whether it calls rowSum, rowMean or rowMax. */
+  /** Whether it works across a row. */
   readonly usesRows: boolean;
   /** Throws an error that points to the function in the text as it was given. */
   fail(reason: string): never;

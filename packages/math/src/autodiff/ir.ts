@@ -107,7 +107,11 @@ export function newValue(
   return { id: ids++, op, type, args, text, at, ...(node && { node }) };
 }
 
-export const rowPrimitives: ReadonlySet<string> = new Set(["rowSum", "rowMean", "rowMax"]);
+/** Prefix sums along a row, and suffix sums; an element's own value counts. */
+export const rowScans: ReadonlySet<string> = new Set(["rowCumsum", "rowCumsumReverse"]);
+
+/** What works across the elements of a row. */
+export const rowPrimitives: ReadonlySet<string> = new Set(["rowSum", "rowMean", "rowMax", ...rowScans]);
 
 /** The number that a scalar literal is; undefined for anything else. */
 export function numberOf(value: Value): number | undefined {

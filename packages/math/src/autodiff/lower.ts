@@ -87,7 +87,7 @@ export class Lowering {
   /** Integers made from the bits of a float parameter: back as a float, they would hide a gradient. */
   private readonly bits = new Set<Value>();
   private branches = 0;
-  /** Whether the function calls rowSum, rowMean or rowMax. */
+  /** Whether the function works across a row. */
   usesRows = false;
 
   constructor(source: Source) {

@@ -170,11 +170,16 @@ const lengthChange = (b: Builder, v: Value, length: Value, t: Value): Value => {
   return b.select(b.div(dot(b, v, t), length), b.zero(length.type), b.compare("==", length, b.zero(length.type)));
 };
 
-/** A row's sum or mean of `x`, which is linear in it. */
-function row(b: Builder, name: "rowSum" | "rowMean", x: Value): Value {
+/** A row's sum, mean or scan of `x`, which is linear in it. */
+function row(b: Builder, name: string, x: Value): Value {
   if (isZero(x)) return x;
   return x.op === "unary" && x.text === "-" ? b.neg(row(b, name, x.args[0]!)) : b.call(name, x.type, x);
 }
+
+const ofRow = (name: string, transposed: string): Linear => ({
+  forward: (b, _, __, [t]) => t && row(b, name, t),
+  reverse: (b, _, __, d) => [row(b, transposed, d)],
+});
 
 /** Builtins whose components depend on one another. */
 export const linear: Readonly<Record<string, Linear>> = {
@@ -223,15 +228,11 @@ export const linear: Readonly<Record<string, Linear>> = {
     forward: (b, [, i, n], _, [s]) => s && facing(b, i!, n!, s),
     reverse: (b, [, i, n], _, d) => [facing(b, i!, n!, d), undefined, undefined],
   },
-  // A row's sum is a matrix of ones times the row, which is its own transpose.
-  rowSum: {
-    forward: (b, _, __, [t]) => t && row(b, "rowSum", t),
-    reverse: (b, _, __, d) => [row(b, "rowSum", d)],
-  },
-  rowMean: {
-    forward: (b, _, __, [t]) => t && row(b, "rowMean", t),
-    reverse: (b, _, __, d) => [row(b, "rowMean", d)],
-  },
+  // A row's sum is a matrix of ones times the row, which is its own transpose; a scan's is triangular.
+  rowSum: ofRow("rowSum", "rowSum"),
+  rowMean: ofRow("rowMean", "rowMean"),
+  rowCumsum: ofRow("rowCumsum", "rowCumsumReverse"),
+  rowCumsumReverse: ofRow("rowCumsumReverse", "rowCumsum"),
   // Shared evenly by the elements that attain the maximum.
   rowMax: {
     forward: (b, [x], out, [t]) => {

@@ -2,7 +2,6 @@
  * The layers that have kernels, computed by their fallback forms: what `delegated` of @kindling/core calls, by the layer's name,
  * with arguments that the layer has checked. The results have the dtypes that the kernels give.
  */
-import { apply } from "@kindling/activations";
 import {
   autocastType,
   copyInto,
@@ -11,7 +10,6 @@ import {
   nextStream,
   noGrad,
   type Pointwise,
-  pointwiseParameters,
   type Tensor,
   tensor,
 } from "@kindling/core";
@@ -59,18 +57,20 @@ function released<T>(result: T, y: Tensor, rng: Tensor | null): T {
 
 const told = new Set<string>();
 
-/** On the CPU no kernel can stand in for a form. */
-function needKernel(layer: string, x: Tensor, f: Pointwise): void {
+/** What becomes of a layer with an activation that has no form: its kernels run, which the CPU does not have. */
+function leaveToKernels(layer: string, x: Tensor, f: Pointwise): null {
   if (isCpu(x))
     throw new Error(
       `${layer}: the fallback has no form of the activation "${f.name}", whose WGSL needs a GPU; compute it with the layers that exist`,
     );
-  if (told.has(f.name)) return;
-  told.add(f.name);
-  console.warn(`kindling: the fallback has no form of the activation "${f.name}"; its own WGSL computes it`);
+  if (!told.has(f.name)) {
+    told.add(f.name);
+    console.warn(`kindling: the fallback has no form of the activation "${f.name}"; the kernels compute its layers`);
+  }
+  return null;
 }
 
-/** Computes a layer that ends in an activation: one that has no form by its WGSL, after the fallback of the rest, or null. */
+/** A layer that ends in an activation; null where it has no form. */
 function activated(
   layer: string,
   x: Tensor,
@@ -78,13 +78,8 @@ function activated(
   compute: (activation: Named | null) => Tensor,
 ): Tensor | null {
   const named = activation ? nameOf(activation) : null;
-  if (!activation || named) return compute(named);
-  needKernel(layer, x, activation);
-  return hasInputs(activation) ? null : apply(activation, compute(null));
+  return activation && !named ? leaveToKernels(layer, x, activation) : compute(named);
 }
-
-/** One that reads tensors of its own, where the layer's kernels apply it. */
-const hasInputs = (f: Pointwise): boolean => pointwiseParameters(f).length > 1;
 
 type ConvOptions = Omit<ConvSettings & Pick<ConvTransposeSettings, "outputPadding">, "activation"> & {
   readonly activation?: Pointwise | null;
@@ -194,46 +189,30 @@ interface MultiheadGiven {
 }
 
 const layers: Record<string, Layer> = {
-  linear(name, t, { activation, dropout }: { activation: Pointwise | null; dropout: number }) {
-    const named = activation && nameOf(activation);
-    if (activation && !named) {
-      needKernel(name, t.x!, activation);
-      if (hasInputs(activation)) return null;
-      const z = fallback(linear, t, { activation: null, dropout: 0 }, { name, dtype: product(t.x!) });
-      return apply(activation, z, { dropout });
-    }
-    const rng = streamOf(t.x!, dropout);
-    const y = fallback(linear, { ...t, rng }, { activation: named, dropout }, { name, dtype: product(t.x!) });
-    return released(y, y, rng);
-  },
+  linear: (name, t, { activation, dropout }: { activation: Pointwise | null; dropout: number }) =>
+    activated(name, t.x!, activation, (named) => {
+      const rng = streamOf(t.x!, dropout);
+      const y = fallback(linear, { ...t, rng }, { activation: named, dropout }, { name, dtype: product(t.x!) });
+      return released(y, y, rng);
+    }),
   matmul: (name, t, settings: MatmulSettings) => fallback(matmul, t, settings, { name, dtype: product(t.a!) }),
-  activation(_, t, { activation, dropout }: { activation: Pointwise; dropout: number }) {
-    const named = nameOf(activation);
-    if (!named) {
-      needKernel("activation", t.x!, activation);
-      return null;
-    }
-    const rng = streamOf(t.x!, dropout);
-    const settings = { activation: named, dropout };
-    const y = fallback(elementwise.activation, { ...t, rng }, settings, {
-      name: activation.name,
-      dtype: floatOf(t.x!),
-    });
-    return released(y, y, rng);
-  },
+  activation: (name, t, { activation, dropout }: { activation: Pointwise; dropout: number }) =>
+    activated(name, t.x!, activation, (named) => {
+      const rng = streamOf(t.x!, dropout);
+      const settings = { activation: named!, dropout };
+      const options = { name: activation.name, dtype: floatOf(t.x!) };
+      const y = fallback(elementwise.activation, { ...t, rng }, settings, options);
+      return released(y, y, rng);
+    }),
   dropout(name, t, { p }: { p: number }) {
     const rng = streamOf(t.x!, p);
     const y = fallback(elementwise.dropout, { ...t, rng }, { p }, { name, dtype: floatOf(t.x!) });
     return released(y, y, rng);
   },
-  glu(name, t, { axis, activation }: { axis: number; activation: Pointwise }) {
-    const named = nameOf(activation);
-    if (!named) {
-      needKernel(name, t.x!, activation);
-      return null;
-    }
-    return fallback(elementwise.glu, t, { axis, activation: named }, { name, dtype: floatOf(t.x!) });
-  },
+  glu: (name, t, { axis, activation }: { axis: number; activation: Pointwise }) =>
+    activated(name, t.x!, activation, (named) =>
+      fallback(elementwise.glu, t, { axis, activation: named! }, { name, dtype: floatOf(t.x!) }),
+    ),
   pad: (name, t, settings: elementwise.PadSettings) =>
     fallback(elementwise.pad, t, settings, { name, dtype: floatOf(t.x!) }),
 
