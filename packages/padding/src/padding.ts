@@ -8,7 +8,7 @@
  *
  *   dx_j = Σ dy_o over the places o of y that show element j
  *
- * The gradient gathers: a thread for each element of x adds up its images in a fixed order, axis by axis.
+ * The gradient gathers: each element of x adds up its images in a fixed order, axis by axis; away from the ends it has one.
  * Order of this file: kernels, launchers, differentiable function, modules.
  */
 import {
@@ -39,7 +39,9 @@ fn images(j: i32, n: i32, out: i32, left: i32) -> i32 { return 1; }
 fn image(k: i32, j: i32, n: i32, out: i32, left: i32) -> i32 { return select(-1, j + left, j + left < out); }`,
   reflect: /* wgsl */ `
 fn origin(o: i32, n: i32, left: i32) -> i32 { let i = abs(o - left); return select(i, 2 * (n - 1) - i, i >= n); }
-fn images(j: i32, n: i32, out: i32, left: i32) -> i32 { return 3; }
+fn images(j: i32, n: i32, out: i32, left: i32) -> i32 {
+  return select(1, 3, (j > 0 && j <= left) || ((j < n - 1) && (j >= 2 * n + left - out - 1)));
+}
 fn image(k: i32, j: i32, n: i32, out: i32, left: i32) -> i32 {
   if (k == 0) { return j + left; }
   if (k == 1) { return select(-1, left - j, j > 0); }
@@ -54,72 +56,94 @@ fn image(k: i32, j: i32, n: i32, out: i32, left: i32) -> i32 {
 }`,
   circular: /* wgsl */ `
 fn origin(o: i32, n: i32, left: i32) -> i32 { return (o - left + n) % n; }
-fn images(j: i32, n: i32, out: i32, left: i32) -> i32 { return 3; }
+fn images(j: i32, n: i32, out: i32, left: i32) -> i32 {
+  return select(1, 3, j >= n - left || j < out - n - left);
+}
 fn image(k: i32, j: i32, n: i32, out: i32, left: i32) -> i32 {
   let o = j + left + select(select(n, -n, k == 1), 0, k == 0);
   return select(-1, o, o < out);
 }`,
 };
 
-/** x is [count, d, h, w] and y [count, D, H, W]; front, top and left are the places before them. */
-const operands = (mode: PadMode): string => /* wgsl */ `
-struct Params { size: u32, d: i32, h: i32, w: i32, D: i32, H: i32, W: i32, front: i32, top: i32, left: i32, value: f32 }
+/** Rows that a thread walks down in its column: dividing by the sizes, which is what takes the time, is done once for all. */
+const ROWS = 4;
+
+/**
+ * x is [count, d, h, w] and y [count, D, H, W]; front, top and left are the places before them. `body` is done for each element of
+ * one of them, [depth, height, width] in each `block`: that of number `at` is in the thread's `column` of line `line` of plane `z`.
+ */
+const kernelText = (
+  mode: PadMode,
+  [depth, height, width]: readonly ["D", "H", "W"] | readonly ["d", "h", "w"],
+  bindings: string,
+  body: string,
+): string => /* wgsl */ `
+struct Params { rows: i32, d: i32, h: i32, w: i32, D: i32, H: i32, W: i32, front: i32, top: i32, left: i32, value: f32 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-${modes[mode]}`;
-
-const forwardKernel = variants((T: FloatType, mode: PadMode) =>
-  kernel<string>(
-    `pad.${mode}.${T}`,
-    /* wgsl */ `${operands(mode)}
-@group(0) @binding(1) var<storage, read> x: array<${T}>;
-@group(0) @binding(2) var<storage, read_write> y: array<${T}>;
+${bindings}
+${modes[mode]}
 
 @compute @workgroup_size(256)
 fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
   let i = id.x + id.y * groups.x * 256;
-  if (i >= params.size) { return; }
-  let row = i32(i / u32(params.W));
-  let plane = row / params.H;
-  let ox = origin(i32(i % u32(params.W)), params.w, params.left);
-  let oy = origin(row % params.H, params.h, params.top);
-  let oz = origin(plane % params.D, params.d, params.front);
-  if (min(ox, min(oy, oz)) < 0) { y[i] = ${T}(params.value); return; }
-  y[i] = x[((plane / params.D * params.d + oz) * params.h + oy) * params.w + ox];
-}`,
+  let column = i32(i % u32(params.${width}));
+  let first = i32(i / u32(params.${width})) * ${ROWS};
+  let plane = first / params.${height};
+  var line = first % params.${height};
+  var block = plane / params.${depth};
+  var z = plane % params.${depth};
+  for (var row = first; row < min(first + ${ROWS}, params.rows); row++) {
+    let at = row * params.${width} + column;
+    ${body}
+    line++;
+    if (line == params.${height}) { line = 0; z++; }
+    if (z == params.${depth}) { z = 0; block++; }
+  }
+}`;
+
+const forwardKernel = variants((T: FloatType, mode: PadMode) =>
+  kernel<string>(
+    `pad.${mode}.${T}`,
+    kernelText(
+      mode,
+      ["D", "H", "W"],
+      /* wgsl */ `
+@group(0) @binding(1) var<storage, read> x: array<${T}>;
+@group(0) @binding(2) var<storage, read_write> y: array<${T}>;`,
+      /* wgsl */ `let ox = origin(column, params.w, params.left);
+    let oy = origin(line, params.h, params.top);
+    let oz = origin(z, params.d, params.front);
+    var value = ${T}(params.value);
+    if (min(ox, min(oy, oz)) >= 0) { value = x[((block * params.d + oz) * params.h + oy) * params.w + ox]; }
+    y[at] = value;`,
+    ),
   ),
 );
 
 const backwardKernel = variants((T: FloatType, mode: PadMode) =>
   kernel<string>(
     `pad.grad.${mode}.${T}`,
-    /* wgsl */ `${operands(mode)}
+    kernelText(
+      mode,
+      ["d", "h", "w"],
+      /* wgsl */ `
 @group(0) @binding(1) var<storage, read> dy: array<${T}>;
-@group(0) @binding(2) var<storage, read_write> dx: array<${T}>;
-
-@compute @workgroup_size(256)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let i = id.x + id.y * groups.x * 256;
-  if (i >= params.size) { return; }
-  let row = i32(i / u32(params.w));
-  let plane = row / params.h;
-  let jx = i32(i % u32(params.w));
-  let jy = row % params.h;
-  let jz = plane % params.d;
-  var sum = 0.0;
-  for (var kz = 0; kz < images(jz, params.d, params.D, params.front); kz++) {
-    let oz = image(kz, jz, params.d, params.D, params.front);
-    for (var ky = 0; ky < images(jy, params.h, params.H, params.top); ky++) {
-      let oy = image(ky, jy, params.h, params.H, params.top);
-      let first = ((plane / params.d * params.D + oz) * params.H + oy) * params.W;
-      for (var kx = 0; kx < images(jx, params.w, params.W, params.left); kx++) {
-        let ox = image(kx, jx, params.w, params.W, params.left);
-        if (min(ox, min(oy, oz)) >= 0) { sum += f32(dy[first + ox]); }
+@group(0) @binding(2) var<storage, read_write> dx: array<${T}>;`,
+      /* wgsl */ `var sum = 0.0;
+    for (var kz = 0; kz < images(z, params.d, params.D, params.front); kz++) {
+      let oz = image(kz, z, params.d, params.D, params.front);
+      for (var ky = 0; ky < images(line, params.h, params.H, params.top); ky++) {
+        let oy = image(ky, line, params.h, params.H, params.top);
+        let start = ((block * params.D + oz) * params.H + oy) * params.W;
+        for (var kx = 0; kx < images(column, params.w, params.W, params.left); kx++) {
+          let ox = image(kx, column, params.w, params.W, params.left);
+          if (min(ox, min(oy, oz)) >= 0) { sum += f32(dy[start + ox]); }
+        }
       }
     }
-  }
-  dx[i] = ${T}(sum);
-}`,
+    dx[at] = ${T}(sum);`,
+    ),
   ),
 );
 
@@ -142,19 +166,29 @@ const paramsOf = (x: Tensor, { pads, value }: Settings) => {
   return { d, h, w, D, H, W, front, top, left, value };
 };
 
+/** For the elements of `t`. */
+function launchOf(t: Tensor, x: Tensor, settings: Settings) {
+  const width = t.shape.at(-1)!;
+  const rows = t.size / width;
+  return {
+    params: { rows, ...paramsOf(x, settings) },
+    launch: { workgroups: threads(width * Math.ceil(rows / ROWS)) },
+  };
+}
+
 export function padForward(x: Tensor, settings: Settings): Tensor {
   const { pads, mode } = settings;
   const shape = x.shape.map((size, i) => size + (pads[x.shape.length - 1 - i] ?? [0, 0]).reduce((a, b) => a + b));
   const y = empty(shape, x);
-  const params = { size: y.size, ...paramsOf(x, settings) };
-  forwardKernel(x.dtype as FloatType, mode).run({ params, x, y }, { workgroups: threads(y.size) });
+  const { params, launch } = launchOf(y, x, settings);
+  forwardKernel(x.dtype as FloatType, mode).run({ params, x, y }, launch);
   return y;
 }
 
 export function padBackward(dy: Tensor, x: Tensor, settings: Settings): Tensor {
   const dx = emptyLike(x);
-  const params = { size: x.size, ...paramsOf(x, settings) };
-  backwardKernel(x.dtype as FloatType, settings.mode).run({ params, dy, dx }, { workgroups: threads(x.size) });
+  const { params, launch } = launchOf(dx, x, settings);
+  backwardKernel(x.dtype as FloatType, settings.mode).run({ params, dy, dx }, launch);
   return dx;
 }
 

@@ -22,6 +22,7 @@ export const layers: Record<string, () => Promise<Cases>> = {
   dropout: () => import("./dropout.ts"),
   embedding: () => import("./embedding.ts"),
   pooling: () => import("./pooling.ts"),
+  padding: () => import("./padding.ts"),
   losses: () => import("./losses.ts"),
   optim: () => import("./optim.ts"),
 };

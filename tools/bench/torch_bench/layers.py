@@ -305,6 +305,13 @@ def pooling(sizes):
         yield from elementwise(f"adaptiveavgpool2d {times(shape)}→1", function, shape, sizes)
 
 
+def padding(sizes):
+    for shape in sizes["pad"]:
+        for mode in ("constant", "reflect"):
+            function = partial(F.pad, pad=(1, 1, 1, 1), mode=mode)
+            yield from elementwise(f"pad {mode} {times(shape)} by 1", function, shape, sizes)
+
+
 def losses(sizes):
     def cross_entropy(rows, classes):
         logits, target = randn(rows, classes), ids(rows, classes)
@@ -371,6 +378,7 @@ LAYERS = {
     "dropout": dropout,
     "embedding": embedding,
     "pooling": pooling,
+    "padding": padding,
     "losses": losses,
     "optim": optim,
 }

@@ -12,6 +12,6 @@ export const expected: Record<string, number[]> = { y: [3, 2, 1, 2, 3, 2], dx: [
 
 export const edit = {
   file: "padding.ts",
-  lines: [["y[i] = x[", "y[i] = 2 * x["]],
+  lines: [["value = x[", "value = 2 * x["]],
   doubles: "y",
 } as const;
