@@ -156,11 +156,11 @@ export abstract class Module {
 
   /** As PyTorch prints modules. */
   toString(): string {
-    const name = this.constructor.name;
-    const lines = [...this.namedChildren()].map(
-      ([key, child]) => `  (${key}): ${child.toString().replaceAll("\n", "\n  ")}`,
-    );
-    return lines.length === 0 ? `${name}(${this.extraRepr()})` : `${name}(\n${lines.join("\n")}\n)`;
+    const { name } = this.constructor;
+    const extra = this.extraRepr();
+    const lines = [...this.namedChildren()].map(([key, child]) => `(${key}): ${child}`.replaceAll("\n", "\n  "));
+    if (lines.length === 0) return `${name}(${extra})`;
+    return `${name}(\n  ${[extra, ...lines].filter(Boolean).join("\n  ")}\n)`;
   }
 }
 

@@ -326,7 +326,7 @@ function flatten(data: NestedArray | TypedArray): number[] {
       return;
     }
     if (value.length !== shape[0])
-      throw new Error(`tensor: rows of ${shape[0]} and ${value.length} elements; nested arrays must be regular`);
+      throw new Error(`tensor: rows of ${shape[0]} and ${value.length} elements; expected equal lengths`);
     for (const item of value) visit(item, shape.slice(1));
   };
   visit(data, nesting(data));

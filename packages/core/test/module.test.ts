@@ -89,6 +89,12 @@ describe("Module", () => {
 
   it("prints as PyTorch prints modules", () => {
     expect(new Net().toString()).toBe("Net(\n  (first): Scale()\n  (layers.0): Scale()\n  (layers.1): Scale()\n)");
+    class Named extends Net {
+      protected override extraRepr(): string {
+        return "own=1";
+      }
+    }
+    expect(new Named().toString()).toContain("Named(\n  own=1\n  (first): Scale()\n");
   });
 
   it("clears gradients", () => {

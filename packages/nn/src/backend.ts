@@ -121,6 +121,16 @@ const ownBackends = new WeakMap<Module, Backend>();
 /** The backend that a module was given, for a copy of it. */
 export const ownBackend = (module: Module): Backend | null => ownBackends.get(module) ?? null;
 
+/** Whether a module is on the CPU, where layers have no kernels: by its tensors, or without any by the default device. */
+function onCpu(module: Module): boolean {
+  try {
+    const { gpu } = Object.values(module.stateDict())[0]?.device ?? defaultDevice();
+    return "isCpu" in gpu;
+  } catch {
+    return false; // no device yet
+  }
+}
+
 /** Lets a user choose the backend of a module of this class. */
 /* @__NO_SIDE_EFFECTS__ */
 export function layer<C extends ModuleClass>(Class: C): Layer<C> {
@@ -138,7 +148,7 @@ export function layer<C extends ModuleClass>(Class: C): Layer<C> {
       }
 
       get backend(): Backend {
-        return this.#backend ?? everywhere;
+        return onCpu(this) ? "fallback" : (this.#backend ?? everywhere);
       }
 
       override forward(...args: unknown[]): unknown {

@@ -41,6 +41,7 @@ import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
 import { state } from "../../core/src/state.ts";
 import { setBackend } from "../src/backend.ts";
 import { cpuDevice } from "../src/cpu/device.ts";
+import { Linear as LinearOfNN } from "../src/index.ts";
 
 const gpu = await testDevice();
 const [batch, size, width] = [4, 8, 16];
@@ -255,6 +256,14 @@ describe("on the CPU", () => {
     expect(await linear.forward(x).data()).toEqual(y);
     await setBackend("kernels");
     expect(await linear.forward(x).data()).toEqual(y);
+  });
+
+  it("a module says so", () => {
+    const own = new LinearOfNN(3, 2, { device: cpu, backend: "kernels" });
+    expect([own.backend, `${own}`]).toEqual([
+      "fallback",
+      "Linear(inFeatures=3, outFeatures=2, bias=true, backend=fallback)",
+    ]);
   });
 
   it("refuses capture of a layer, and autocast", () => {

@@ -194,9 +194,12 @@ describe("transformer", () => {
     expect(stack.toString()).toBe(
       [
         "TransformerEncoder(",
+        "  backend=kernels",
         "  (layers): ModuleList(",
         "    (0-2): 3 x TransformerEncoderLayer(",
+        "      backend=kernels",
         "      (self_attn): MultiheadAttention(",
+        "        backend=kernels",
         "        (out_proj): Projection(inFeatures=8, outFeatures=8, bias=true)",
         "      )",
         "      (linear1): Linear(inFeatures=8, outFeatures=10, bias=true, activation=relu, backend=kernels)",

@@ -141,6 +141,8 @@ const LIMITS: Partial<GPUSupportedLimits> = {
 
 /** See the head of this file. Mistakes throw where they are made, so that error scopes stay empty. */
 export class CpuDevice extends EventTarget {
+  /** By this it is known where this file is not loaded. */
+  readonly isCpu = true;
   readonly label = "kindling";
   readonly features: ReadonlySet<string> = new Set();
   readonly limits: Partial<GPUSupportedLimits> = LIMITS;
