@@ -205,7 +205,14 @@ export function apply(fn: Pointwise, x: Tensor, { dropout = 0, inputs = [] }: Ap
   if (inputs.length !== count) checkPointwise("apply", fn, inputs.length);
   if (x.dtype !== "f32" && x.dtype !== "f16") throw new Error(`${fn.name}: x is ${x.dtype}, expected f32 or f16`);
   checkDropout(fn.name, dropout);
-  const extra = count === 0 ? null : inputsOf(fn.name, fn, inputs, x.shape, x.shape.length - 1, { at: 5 });
+  const extra =
+    count === 0
+      ? null
+      : inputsOf(fn.name, fn, inputs, x.shape, x.shape.length - 1, {
+          at: 5,
+          others: dropout > 0 ? 4 : 3,
+          summing: false,
+        });
   const other = extra ? null : delegated<Tensor>("activation", { x }, { activation: fn, dropout });
   if (other) return other;
   const drop = dropout > 0 ? { p: dropout, stream: nextStream(x.device) } : null;

@@ -1,23 +1,9 @@
-import { type FloatType, manualSeed, type Pointwise, type Shape, tensor } from "@kindling/core";
-import { layerErrors, mixedError, randomValues, testDevice } from "@kindling/core/testing";
+import { type FloatType, manualSeed, type Shape, tensor } from "@kindling/core";
+import { gate, layerErrors, mixedError, randomValues, testDevice } from "@kindling/core/testing";
 import { describe, expect, it } from "vitest";
 import { apply, relu } from "../src/activations.ts";
 
 const hasF16 = (await testDevice()).features.has("shader-f16");
-
-/** mask · tanh(scale · x) + residual. */
-const gate: Pointwise = {
-  name: "gate",
-  forward: /* wgsl */ `
-fn gate(x: f32, residual: f32, mask: f32, scale: f32) -> f32 { return mask * tanh(scale * x) + residual; }`,
-  backward: /* wgsl */ `
-struct gateGrads { dx: f32, dresidual: f32, dmask: f32, dscale: f32 }
-fn gateGrad(x: f32, residual: f32, mask: f32, scale: f32, dy: f32) -> gateGrads {
-  let t = tanh(scale * x);
-  let d = dy * mask * (1.0 - t * t);
-  return gateGrads(d * scale, dy, dy * t, d * x);
-}`,
-};
 
 type Values = ArrayLike<number>;
 

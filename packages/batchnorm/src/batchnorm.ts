@@ -795,7 +795,7 @@ export function batchNorm(
     ...{ training, momentum, eps, residual, activation, inputs },
   };
   check(x, settings);
-  const extra = inputsOf("batchNorm", activation, inputs, x.shape, 1, { at: 9 });
+  const extra = inputsOf("batchNorm", activation, inputs, x.shape, 1, { at: 9, others: residual ? 6 : 5 });
   const other = extra ? null : delegated<Tensor>("batchNorm", { x }, settings);
   if (other) return other;
   const packed = training ? batchNormStatistics(x, settings) : null;

@@ -1,78 +1,10 @@
 import { apply, leakyRelu } from "@kindling/activations";
 import { type FloatType, type Pointwise, type Shape, sizeOf, type Tensor, tensor } from "@kindling/core";
-import { mixedError, poison, randomValues, testDevice } from "@kindling/core/testing";
+import { fusionError, gate, mixedError, randomValues, swoosh, testDevice } from "@kindling/core/testing";
 import { describe, expect, it } from "vitest";
 import { Conv1d, type Conv1dOptions, conv1d } from "../src/conv1d.ts";
 
-const device = await testDevice();
-const hasF16 = device.features.has("shader-f16");
-
-/** log(1 + exp(x − 4)) − 0.08x − 0.035: an activation that no package knows. */
-const swoosh: Pointwise = {
-  name: "swoosh",
-  forward: /* wgsl */ `
-fn swoosh(x: f32) -> f32 { return max(x - 4.0, 0.0) + log(1.0 + exp(-abs(x - 4.0))) - 0.08 * x - 0.035; }`,
-  backward: "fn swooshGrad(x: f32, dy: f32) -> f32 { return dy * (1.0 / (1.0 + exp(4.0 - x)) - 0.08); }",
-};
-
-/** mask · tanh(scale · x) + residual. */
-const gate: Pointwise = {
-  name: "gate",
-  forward: /* wgsl */ `
-fn gate(x: f32, residual: f32, mask: f32, scale: f32) -> f32 { return mask * tanh(scale * x) + residual; }`,
-  backward: /* wgsl */ `
-struct gateGrads { dx: f32, dresidual: f32, dmask: f32, dscale: f32 }
-fn gateGrad(x: f32, residual: f32, mask: f32, scale: f32, dy: f32) -> gateGrads {
-  let t = tanh(scale * x);
-  let d = dy * mask * (1.0 - t * t);
-  return gateGrads(d * scale, dy, dy * t, d * x);
-}`,
-};
-
-/** Values of channels, each repeated for its elements of `shape`, and their sums. */
-const channelOf = (i: number, shape: Shape, axis: number): number =>
-  Math.floor(i / sizeOf(shape.slice(axis + 1))) % shape[axis]!;
-
-/**
- * Largest error of y and every gradient: the activation fused, against `apply` after the layer without one. There the
- * last tensor, if `shape` is given, is repeated to it: one value for each index of `axis`.
- */
-async function errorOf(
-  shapes: readonly Shape[],
-  dtype: FloatType,
-  run: (fused: boolean, ...tensors: Tensor[]) => Tensor,
-  shape: Shape | null,
-  axis: number,
-): Promise<number> {
-  const results: Float32Array[][] = [];
-  for (const fused of [true, false]) {
-    const repeated = !fused && shape;
-    const memory = poison(device);
-    try {
-      const tensors = shapes.map((own, k) => {
-        const values = randomValues(sizeOf(own), k + 1);
-        if (!repeated || k < shapes.length - 1) return tensor(values, { shape: own, dtype, requiresGrad: true });
-        const all = new Float32Array(sizeOf(shape)).map((_, i) => values[channelOf(i, shape, axis)]!);
-        return tensor(all, { shape, dtype, requiresGrad: true });
-      });
-      const y = run(fused, ...tensors);
-      y.backward(tensor(randomValues(y.size, 99), { shape: y.shape, dtype: y.dtype }));
-      const found = (await Promise.all([y, ...tensors.map((t) => t.grad!)].map((t) => t.data()))) as Float32Array[];
-      if (repeated) {
-        const sums = new Float32Array(shape[axis]!);
-        found.pop()!.forEach((v, i) => {
-          sums[channelOf(i, shape, axis)]! += v;
-        });
-        found.push(sums);
-      }
-      results.push(found);
-      await memory.check();
-    } finally {
-      memory.restore();
-    }
-  }
-  return Math.max(...results[0]!.map((values, i) => mixedError(values, results[1]![i]!)));
-}
+const hasF16 = (await testDevice()).features.has("shader-f16");
 
 interface Case extends Omit<Conv1dOptions, "bias" | "activation" | "inputs"> {
   x: Shape;
@@ -87,7 +19,7 @@ const errors = ({ x, weight, ...rest }: Case, activation: Pointwise, dtype: Floa
     rest,
   );
   const inputs = activation === gate ? [y.shape, y.shape, [weight[0]!]] : [];
-  return errorOf(
+  return fusionError(
     [x, weight, [weight[0]!], ...inputs],
     dtype,
     (fused, x, w, bias, ...inputs) =>

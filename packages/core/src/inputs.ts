@@ -35,9 +35,20 @@ const lanes = (wide: boolean): string[] => (wide ? [".x", ".y", ".z", ".w"] : ["
 const typeOf = (wide: boolean): string => (wide ? "vec4f" : "f32");
 const isFull = ({ shape }: Tensor, of: Shape): boolean => shape.join() === of.join();
 
+export interface InputsOptions {
+  /** Binding number of the first. Default 6. */
+  readonly at?: number;
+  /** Of the functions that apply the activation, before 1 and 4. Default "finish". */
+  readonly name?: string;
+  /** Storage buffers that the layer's gradient kernel binds besides. Default 4. */
+  readonly others?: number;
+  /** Whether that kernel sums gradients of per-channel inputs, see `inputGrads`. Default true. */
+  readonly summing?: boolean;
+}
+
 /**
  * Null without tensors. `shape` is the result's, and `axis`, from the front, that of its channels. Checks the
- * activation, too.
+ * activation, and that the device binds enough buffers, too.
  */
 export function inputsOf(
   where: string,
@@ -45,7 +56,7 @@ export function inputsOf(
   tensors: readonly Tensor[],
   shape: Shape,
   axis: number,
-  { at = 6, name = "finish" }: { readonly at?: number; readonly name?: string } = {},
+  { at = 6, name = "finish", others = 4, summing = true }: InputsOptions = {},
 ): Inputs | null {
   if (activation) checkPointwise(`${where}: activation`, activation, tensors.length);
   if (tensors.length === 0) return null;
@@ -74,6 +85,14 @@ fn input${k}At1(i: u32) -> f32 {
 }
 fn input${k}At4(i: u32) -> vec4f { return vec4f(${four()}); }`;
   });
+  const { name: gpu, limits } = tensors[0]!.device;
+  const wanted = tensors.filter(needsGrad);
+  const full = wanted.filter((t) => isFull(t, shape)).length;
+  const buffers = others + tensors.length + full + (summing ? Math.min(1, wanted.length - full) : wanted.length - full);
+  if (buffers > limits.maxStorageBuffersPerShaderStage)
+    throw new Error(
+      `${where}: ${tensors.length} inputs, of which ${wanted.length} have gradients, need ${buffers} storage buffers; ${gpu} allows ${limits.maxStorageBuffersPerShaderStage}`,
+    );
   const apply = (wide: boolean): string => {
     const values = lanes(wide).map(
       (e) => `${activation.name}(v${e}, ${tensors.map((_, k) => `a${k}${e}`).join(", ")})`,

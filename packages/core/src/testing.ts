@@ -234,3 +234,5 @@ export function finiteDifferences(loss: (x: Float64Array) => number, x: Values, 
     return (up - down) / (2 * h);
   });
 }
+
+export { fusionError, gate, masked, swoosh } from "./testing.fusion.ts";

@@ -194,7 +194,10 @@ export function glu(x: Tensor, { dim = -1, activation = sigmoid, inputs = [] }: 
   checkPointwise("glu: activation", activation, inputs.length);
   const half = sizeOf(x.shape.slice(axis)) / 2;
   const shape = x.shape.map((size, i) => (i === axis ? size / 2 : size));
-  const extra = inputs.length === 0 ? null : inputsOf("glu", activation, inputs, shape, shape.length - 1);
+  const extra =
+    inputs.length === 0
+      ? null
+      : inputsOf("glu", activation, inputs, shape, shape.length - 1, { others: 3, summing: false });
   const other = extra ? null : delegated<Tensor>("glu", { x }, { axis, activation });
   if (other) return other;
   return record(gluForward(x, half, activation, shape, extra), [x, ...inputs], (dy) => {

@@ -1,33 +1,11 @@
 import { leakyRelu } from "@kindling/activations";
-import { type FloatType, type Pointwise, type Shape, type Tensor, tensor } from "@kindling/core";
-import { layerErrors, mixedError, randomValues, testDevice } from "@kindling/core/testing";
+import { type FloatType, type Shape, type Tensor, tensor } from "@kindling/core";
+import { gate, layerErrors, mixedError, randomValues, swoosh, testDevice } from "@kindling/core/testing";
 import { describe, expect, it } from "vitest";
 import { gluReference } from "../src/glu.reference.ts";
 import { GLU, glu } from "../src/glu.ts";
 
 const hasF16 = (await testDevice()).features.has("shader-f16");
-
-/** log(1 + exp(x − 4)) − 0.08x − 0.035: an activation that no package knows. */
-const swoosh: Pointwise = {
-  name: "swoosh",
-  forward: /* wgsl */ `
-fn swoosh(x: f32) -> f32 { return max(x - 4.0, 0.0) + log(1.0 + exp(-abs(x - 4.0))) - 0.08 * x - 0.035; }`,
-  backward: "fn swooshGrad(x: f32, dy: f32) -> f32 { return dy * (1.0 / (1.0 + exp(4.0 - x)) - 0.08); }",
-};
-
-/** mask · tanh(scale · x) + residual. */
-const gate: Pointwise = {
-  name: "gate",
-  forward: /* wgsl */ `
-fn gate(x: f32, residual: f32, mask: f32, scale: f32) -> f32 { return mask * tanh(scale * x) + residual; }`,
-  backward: /* wgsl */ `
-struct gateGrads { dx: f32, dresidual: f32, dmask: f32, dscale: f32 }
-fn gateGrad(x: f32, residual: f32, mask: f32, scale: f32, dy: f32) -> gateGrads {
-  let t = tanh(scale * x);
-  let d = dy * mask * (1.0 - t * t);
-  return gateGrads(d * scale, dy, dy * t, d * x);
-}`,
-};
 
 type Values = ArrayLike<number>;
 

@@ -228,7 +228,7 @@ export function linear(
   checkDropout("linear", dropout);
   const [N, K] = weight.shape as [number, number];
   const shape = [...x.shape.slice(0, -1), N];
-  const place = dropout > 0 ? { at: 7, name: "activated" } : {};
+  const place = dropout > 0 ? { at: 7, name: "activated", others: 5 } : {};
   const extra = inputsOf("linear", activation, inputs, shape, shape.length - 1, place);
   const other = extra ? null : delegated<Tensor>("linear", { x, weight, bias }, { activation, dropout });
   if (other) return other;

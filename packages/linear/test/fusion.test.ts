@@ -10,58 +10,11 @@ import {
   type Tensor,
   tensor,
 } from "@kindling/core";
-import { mixedError, poison, randomValues, testDevice } from "@kindling/core/testing";
+import { fusionError, gate, masked, mixedError, randomValues, swoosh, testDevice } from "@kindling/core/testing";
 import { describe, expect, it } from "vitest";
 import { Linear, linear } from "../src/linear.ts";
 
-const device = await testDevice();
-const hasF16 = device.features.has("shader-f16");
-
-/** log(1 + exp(x − 4)) − 0.08x − 0.035: an activation that no package knows. */
-const swoosh: Pointwise = {
-  name: "swoosh",
-  forward: /* wgsl */ `
-fn swoosh(x: f32) -> f32 { return max(x - 4.0, 0.0) + log(1.0 + exp(-abs(x - 4.0))) - 0.08 * x - 0.035; }`,
-  backward: "fn swooshGrad(x: f32, dy: f32) -> f32 { return dy * (1.0 / (1.0 + exp(4.0 - x)) - 0.08); }",
-};
-
-/** mask · tanh(scale · x) + residual. */
-const gate: Pointwise = {
-  name: "gate",
-  forward: /* wgsl */ `
-fn gate(x: f32, residual: f32, mask: f32, scale: f32) -> f32 { return mask * tanh(scale * x) + residual; }`,
-  backward: /* wgsl */ `
-struct gateGrads { dx: f32, dresidual: f32, dmask: f32, dscale: f32 }
-fn gateGrad(x: f32, residual: f32, mask: f32, scale: f32, dy: f32) -> gateGrads {
-  let t = tanh(scale * x);
-  let d = dy * mask * (1.0 - t * t);
-  return gateGrads(d * scale, dy, dy * t, d * x);
-}`,
-};
-
-/** Largest error of y and every gradient: the activation fused, against `apply` after the layer without one. */
-async function errorOf(
-  shapes: readonly Shape[],
-  dtype: FloatType,
-  run: (fused: boolean, ...tensors: Tensor[]) => Tensor,
-): Promise<number> {
-  const results: Float32Array[][] = [];
-  for (const fused of [true, false]) {
-    const memory = poison(device);
-    try {
-      const tensors = shapes.map((shape, i) =>
-        tensor(randomValues(sizeOf(shape), i + 1), { shape, dtype, requiresGrad: true }),
-      );
-      const y = run(fused, ...tensors);
-      y.backward(tensor(randomValues(y.size, 99), { shape: y.shape, dtype: y.dtype }));
-      results.push((await Promise.all([y, ...tensors.map((t) => t.grad!)].map((t) => t.data()))) as Float32Array[]);
-      await memory.check();
-    } finally {
-      memory.restore();
-    }
-  }
-  return Math.max(...results[0]!.map((values, i) => mixedError(values, results[1]![i]!)));
-}
+const hasF16 = (await testDevice()).features.has("shader-f16");
 
 interface Case {
   x: Shape;
@@ -72,7 +25,7 @@ interface Case {
 const errors = ({ x, out }: Case, activation: Pointwise, dtype: FloatType = "f32"): Promise<number> => {
   const y = [...x.slice(0, -1), out];
   const inputs = activation === gate ? [y, y, [out]] : [];
-  return errorOf([x, [out, x.at(-1)!], [out], ...inputs], dtype, (fused, x, w, b, ...inputs) =>
+  return fusionError([x, [out, x.at(-1)!], [out], ...inputs], dtype, (fused, x, w, b, ...inputs) =>
     fused ? linear(x!, w!, b, { activation, inputs }) : apply(activation, linear(x!, w!, b), { inputs }),
   );
 };
@@ -135,11 +88,11 @@ describe("an activation in linear", () => {
 
   it("drops after them", async () => {
     const out = 12;
-    const shapes: Shape[] = [[9, 8], [out, 8], [9, out], [9, out], [out]];
+    const shapes: Shape[] = [[9, 8], [out, 8], [9, out], [out]];
     const seed = (tensors: Tensor[], dropout: number): Tensor => {
       const [x, w, ...inputs] = tensors as [Tensor, Tensor, ...Tensor[]];
       manualSeed(3);
-      return linear(x, w, null, { activation: gate, inputs, dropout });
+      return linear(x, w, null, { activation: masked, inputs, dropout });
     };
     // the mask: what is left of an activation that is 1
     manualSeed(3);
@@ -180,3 +133,19 @@ describe("an activation in linear", () => {
     fails(gate, [y, y, tensor([1, 2, 3, 4, 5], { dtype: "i32" })], "scale is i32, expected f32, f16 or bool");
   });
 });
+
+const buffers = (await testDevice()).limits.maxStorageBuffersPerShaderStage;
+if (buffers < 28)
+  it("says before any work that the GPU binds too few buffers", () => {
+    const wanted = Array.from({ length: 12 }, (_, i) => `a${i}`);
+    const many = {
+      name: "many",
+      forward: `fn many(x: f32, ${wanted.map((a) => `${a}: f32`).join(", ")}) -> f32 { return x; }`,
+      backward: "fn manyGrad(x: f32, dy: f32) -> f32 { return dy; }",
+    };
+    const inputs = wanted.map(() => tensor([[1, 2]], { requiresGrad: true }));
+    const [x, w] = [tensor([[1]]), tensor([[1], [2]])];
+    expect(() => linear(x, w, null, { activation: many, inputs })).toThrow(
+      `linear: 12 inputs, of which 12 have gradients, need 28 storage buffers;`,
+    );
+  });
