@@ -23,6 +23,7 @@ function reserved(all: readonly Package[]): string {
   const names = new Set<string>();
   for (const item of all.filter(({ folder }) => fusing.has(folder))) {
     for (const file of sources(item)) {
+      if (/\btesting\b/.test(file)) continue; // what tests share is in no kernel of a layer
       for (const text of textsOf(join(item.path, file))) for (const name of declared(text)) names.add(name);
     }
   }
