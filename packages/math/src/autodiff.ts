@@ -186,12 +186,12 @@ const derived = new Map<string, ElementFunction>();
  * The result is f32, or f16 where all float operands are; a function that returns i32, u32 or bool gives such a tensor, without
  * a gradient. Throws on a wrong count, dtype, shape or device, and where the GPU binds fewer buffers.
  *
- *     elementwise("fn swish2(x: f32, beta: f32) -> f32 { return x / (1.0 + exp(-beta * x)); }", x, beta)
+ *     elementwise("fn cauchy(x: f32, scale: f32) -> f32 { let d = x / scale; return log(1.0 + d * d); }", x, scale)
  */
 export function elementwise(fn: string | MathFunction | Pointwise, ...operands: readonly Operand[]): Tensor {
-  const text = textOf(fn);
-  if (!text || (typeof fn === "object" && "forward" in fn))
-    return runElementwise(elementFunctionOf(fn as Pointwise), operands);
+  // a value with its derivative is not put together as text, which it may have too
+  const text = typeof fn === "string" || !("forward" in Object(fn)) ? textOf(fn) : undefined;
+  if (!text) return runElementwise(elementFunctionOf(fn as Pointwise), operands);
   const key = `${text.name ?? ""}\n${text.wgsl}`;
   let own = derived.get(key);
   if (!own) derived.set(key, (own = checkTypes(differentiated(embed("elementwise", text.wgsl, text.name, made)))));

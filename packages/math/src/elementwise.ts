@@ -293,7 +293,7 @@ export function elementFunctionOf(fn: Pointwise): ElementFunction {
 /**
  * `fn` of every element of its operands, which broadcast as in PyTorch: one kernel, and one for all gradients.
  *
- * `fn` is a value that carries its derivative: one of this package's `…Activation`, one of @kindling/activations, or what
+ * `fn` is a value that carries its derivative: one of this package's, one of @kindling/activations, or what
  * `pointwise` makes of your own text; `elementwise` of @kindling/math/autodiff takes text itself. A parameter of f32 takes
  * f32 and f16 tensors and numbers, one of i32, u32 or bool takes tensors of that dtype. The result is f32, or f16 where all
  * float operands are. Throws on a wrong count, dtype, shape or device, and where the GPU binds fewer buffers.

@@ -44,6 +44,9 @@ export async function setBackend(backend: Backend): Promise<void> {
 
 export const getBackend = (): Backend => everywhere;
 
+/** Whether a device is that of cpu/device.ts, a chunk that is not loaded for asking. */
+export const isCpu = (device: Device): boolean => "isCpu" in device.gpu;
+
 /**
  * Loads the fallback for a device (default: the default device). jax-js computes on one GPU device, the first that it is given.
  */
@@ -62,9 +65,9 @@ function delegate(
   tensors: Readonly<Record<string, Tensor | null | undefined>>,
   settings: object,
 ): unknown {
-  const { bridge, compute } = ready!;
+  const { compute } = ready!;
   const first = Object.values(tensors).find((x) => x != null)!;
-  const backend = bridge.isCpu(first) ? "fallback" : (current ?? everywhere);
+  const backend = isCpu(first.device) ? "fallback" : (current ?? everywhere);
   return backend === "fallback" ? compute(layer, tensors, settings) : null;
 }
 
@@ -124,8 +127,7 @@ export const ownBackend = (module: Module): Backend | null => ownBackends.get(mo
 /** Whether a module is on the CPU, where layers have no kernels: by its tensors, or without any by the default device. */
 function onCpu(module: Module): boolean {
   try {
-    const { gpu } = Object.values(module.stateDict())[0]?.device ?? defaultDevice();
-    return "isCpu" in gpu;
+    return isCpu(Object.values(module.stateDict())[0]?.device ?? defaultDevice());
   } catch {
     return false; // no device yet
   }

@@ -69,6 +69,18 @@ type LinearClass = InstanceType<typeof Linear>;
 type AttentionClass = InstanceType<typeof MultiheadAttention>;
 type DropoutClass = InstanceType<typeof Dropout>;
 
+/** Two linear layers, and in between, where it is gated, what applies the gate and drops elements. */
+interface Mlp {
+  readonly linear1: LinearClass;
+  readonly gate: Gate | null;
+  readonly linear2: LinearClass;
+}
+
+function applyMlp({ linear1, gate, linear2 }: Mlp, x: Tensor): Tensor {
+  const hidden = linear1.forward(x);
+  return linear2.forward(gate ? gate.forward(hidden) : hidden);
+}
+
 /** What encoder and decoder layers share. */
 abstract class TransformerLayer extends Module {
   readonly dModel: number;
@@ -94,8 +106,7 @@ abstract class TransformerLayer extends Module {
     return new MultiheadAttention(this.dModel, this.nhead, { dropout, bias, batchFirst, device });
   }
 
-  /** The MLP's two linear layers, and in between, where it is gated, what applies the gate and drops elements. */
-  protected mlp(): { linear1: LinearClass; gate: Gate | null; linear2: LinearClass } {
+  protected mlp(): Mlp {
     const { dimFeedforward, dropout, activation, gated, bias, device } = this.#settings;
     const { dModel } = this;
     return {
@@ -200,15 +211,10 @@ export class TransformerEncoderLayer extends TransformerLayer {
       );
     if (this.normFirst) {
       const { output, sum } = this.norm2.forward(attend(this.norm1.forward(src)), src);
-      return add(sum, this.#mlp(output));
+      return add(sum, applyMlp(this, output));
     }
     const x = this.norm1.forward(attend(src), src).output;
-    return this.norm2.forward(this.#mlp(x), x).output;
-  }
-
-  #mlp(x: Tensor): Tensor {
-    const hidden = this.linear1.forward(x);
-    return this.linear2.forward(this.gate ? this.gate.forward(hidden) : hidden);
+    return this.norm2.forward(applyMlp(this, x), x).output;
   }
 }
 
@@ -339,16 +345,11 @@ export class TransformerDecoderLayer extends TransformerLayer {
     if (this.normFirst) {
       const first = this.norm2.forward(attend(this.norm1.forward(tgt)), tgt);
       const second = this.norm3.forward(cross(first.output), first.sum);
-      return add(second.sum, this.#mlp(second.output));
+      return add(second.sum, applyMlp(this, second.output));
     }
     const x = this.norm1.forward(attend(tgt), tgt).output;
     const y = this.norm2.forward(cross(x), x).output;
-    return this.norm3.forward(this.#mlp(y), y).output;
-  }
-
-  #mlp(x: Tensor): Tensor {
-    const hidden = this.linear1.forward(x);
-    return this.linear2.forward(this.gate ? this.gate.forward(hidden) : hidden);
+    return this.norm3.forward(applyMlp(this, y), y).output;
   }
 }
 

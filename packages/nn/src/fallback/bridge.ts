@@ -3,7 +3,7 @@
  * must have been opened.
  */
 import { cast, type Device, type FloatType, needsGrad, noGrad, record, type Tensor } from "@kindling/core";
-import { CpuDevice } from "../cpu/device.ts";
+import { isCpu } from "../backend.ts";
 import { type Form, type JaxArray, openJax } from "./jax.ts";
 import type { Operand, Program, Provider } from "./provider.ts";
 
@@ -15,11 +15,7 @@ type JaxProvider = Provider<Form<never>>;
 const providers = new Map<Device | "cpu", JaxProvider>();
 const opening = new Map<Device | "cpu", Promise<void>>();
 
-/** Whether `device` is the CPU: its buffers have bytes. */
-export const isCpu = (x: Tensor): boolean => "bytes" in x.storage.block.buffer;
-
-const placeOf = (device: Device | "cpu"): Device | "cpu" =>
-  device !== "cpu" && device.gpu instanceof CpuDevice ? "cpu" : device;
+const placeOf = (device: Device | "cpu"): Device | "cpu" => (device !== "cpu" && isCpu(device) ? "cpu" : device);
 
 /** Opens the provider for tensors of `given`; once. */
 export function openFallback(given: Device | "cpu"): Promise<void> {
@@ -35,14 +31,11 @@ export function openFallback(given: Device | "cpu"): Promise<void> {
   return promise;
 }
 
-/** Whether the provider of `device` is open. */
-export const isOpen = (device: Device | "cpu"): boolean => providers.has(placeOf(device));
-
 function providerOf(x: Tensor, name: string): JaxProvider {
-  const provider = providers.get(isCpu(x) ? "cpu" : x.device);
+  const provider = providers.get(placeOf(x.device));
   if (!provider)
     throw new Error(
-      providers.size > 0 && !isCpu(x)
+      providers.size > 0 && !isCpu(x.device)
         ? `${name}: the fallback computes on another device than ${x.device.name}, which holds its input`
         : `${name}: the fallback is not loaded; \`await loadFallback()\` first`,
     );

@@ -13,7 +13,8 @@ import {
   type Tensor,
   tensor,
 } from "@kindling/core";
-import { checkEager, type Form, fallback, isCpu, type JaxArray } from "./bridge.ts";
+import { isCpu } from "../backend.ts";
+import { checkEager, type Form, fallback, type JaxArray } from "./bridge.ts";
 import { checkIds, checkShares } from "./checks.ts";
 import { type Named, nameOf } from "./forms/activations.ts";
 import * as attention from "./forms/attention.ts";
@@ -59,7 +60,7 @@ const told = new Set<string>();
 
 /** What becomes of a layer with an activation that has no form: its kernels run, which the CPU does not have. */
 function leaveToKernels(layer: string, x: Tensor, f: Pointwise): null {
-  if (isCpu(x))
+  if (isCpu(x.device))
     throw new Error(
       `${layer}: the fallback has no form of the activation "${f.name}", whose WGSL needs a GPU; compute it with the layers that exist`,
     );

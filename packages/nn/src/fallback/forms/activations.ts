@@ -181,8 +181,16 @@ const byFingerprint = new Map(
   Object.entries(fingerprints).flatMap(([name, texts]) => texts.map((text) => [text, name] as const)),
 );
 
+const names = new WeakMap<Pointwise, Named | null>();
+
 /** "leakyRelu_0p2" → leakyRelu with 0.2; null for a user's own function, even one with a name of ours. */
 export function nameOf(f: Pointwise): Named | null {
+  let named = names.get(f);
+  if (named === undefined) names.set(f, (named = recognised(f)));
+  return named;
+}
+
+function recognised(f: Pointwise): Named | null {
   const name = byFingerprint.get(fingerprint(f));
   if (!name) return null;
   const [, ...words] = f.name.split("_");
